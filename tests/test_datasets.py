@@ -1,0 +1,375 @@
+"""maths_datasets.py: what each data set becomes, the split, the prompt, and what a broken cache is told."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import maths_datasets as m
+from maths_datasets import BadInput, find_model, load_maths_dataset
+
+GSM8K = {"question": "How many?", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"}
+MATHS = {
+    "problem": "Half?",
+    "solution": r"It is \boxed{\frac12}.",
+    "answer": r"\frac12",
+    "subject": "Algebra",
+    "level": 3,
+    "unique_id": "test/algebra/1.json",
+}
+ASDIV = {
+    "body": "\n Ann has 2 pens. ",
+    "question": "How many? ",
+    "solution_type": "Sum",
+    "answer": "9 (pens)",
+    "formula": "",
+}
+SVAMP = {
+    "ID": "chal-1",
+    "Body": "Ann has 2 pens.",
+    "Question": "How many?",
+    "Equation": "2",
+    "Answer": "2",
+    "Type": "Sum",
+    "question_concat": "Ann has 2 pens. How many?",
+}
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Put rows into a cache by hand: save(name, split, rows); returns the cache."""
+
+    def write(name, split, rows):
+        from datasets import Dataset, DatasetDict
+
+        DatasetDict({split: Dataset.from_list(rows)}).save_to_disk(str(tmp_path / name))
+        return tmp_path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def real(shared, tmp_path_factory):
+    """A cache of the real data sets, and their rows: (cache, {(name, split): rows})."""
+    cache = tmp_path_factory.mktemp("real")
+    script = m.ROOT / "save_model_locally.py"
+    command = [sys.executable, script, "--from_files", shared / "data", "--cache_dir", cache]
+    subprocess.run(command, check=True, capture_output=True)
+    files = {(name, split): f"{name.lower()}.{split}" for name, split in m.EVAL_SPLIT.items() if name != "demo"}
+    files |= {("gsm8k", "train"): "gsm8k.train", ("MATH-500", "test"): "math500.test"}
+    return cache, {key: m.read_json_lines(shared / "data" / f"{stem}.jsonl") for key, stem in files.items()}
+
+
+# ---- what a row becomes
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "expected"),
+    [
+        ("gsm8k", GSM8K, ["gsm8k-test-0", "How many?", "2 + 3 = 5\n#### 5", "5", "integer", "", ""]),
+        (
+            "MATH-500",
+            MATHS,
+            ["test/algebra/1.json", "Half?", MATHS["solution"], r"\frac12", "latex", "Algebra", "3"],
+        ),
+        ("asdiv", ASDIV, ["asdiv-test-0", "Ann has 2 pens. How many?", "", "9", "integer", "Sum", ""]),
+        ("SVAMP", SVAMP, ["chal-1", "Ann has 2 pens. How many?", "", "2", "integer", "Sum", ""]),
+    ],
+)
+def test_row_of_each_data_set(save, name, row, expected):
+    dataset = load_maths_dataset(name, "test", save(name, "test", [row]))
+    assert dataset.column_names == m.COLUMNS == ["id", "question", "solution", "gold", "kind", "category", "difficulty"]
+    assert list(dataset[0].values()) == expected
+
+
+def test_a_saved_dataset_without_splits_is_read_too(tmp_path):
+    from datasets import Dataset
+
+    Dataset.from_list([GSM8K]).save_to_disk(str(tmp_path / "gsm8k"))
+    assert load_maths_dataset("gsm8k", "test", tmp_path)["gold"][:] == ["5"]
+
+
+def test_the_last_marker_holds_the_gold_answer(save):
+    row = {**GSM8K, "answer": "#### is how it ends\n#### 1,234"}
+    gold = load_maths_dataset("gsm8k", "test", save("gsm8k", "test", [row]))["gold"][0]
+    assert Fraction(gold.replace(",", "")) == 1234
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_demo_rows(split):
+    dataset = load_maths_dataset("demo", split, "no cache is needed")
+    source = list(map(json.loads, (m.DEMO_DIR / "data" / f"{split}.jsonl").read_text("utf-8").splitlines()))
+    assert dataset["question"][:] == [row["question"] for row in source]
+    assert [Fraction(g) for g in dataset["gold"]] == [Fraction(row["answer"].split("#### ")[-1]) for row in source]
+
+
+def test_every_real_question_is_there_in_order(real):
+    cache, source = real
+    whole = {"gsm8k": "question", "MATH-500": "problem", "SVAMP": "question_concat"}
+    for (name, split), rows in source.items():
+        dataset = load_maths_dataset(name, split, cache)
+        questions = [row[whole[name]] if name in whole else f"{row['body']} {row['question']}" for row in rows]
+        assert [q.split() for q in dataset["question"]] == [q.split() for q in questions]
+        assert len(set(dataset["id"])) == len(rows)
+        assert all(isinstance(value, str) for row in dataset for value in row.values())
+
+
+def test_real_gold_answers_are_the_published_ones(real):
+    cache, source = real
+    for (name, split), rows in source.items():
+        dataset = load_maths_dataset(name, split, cache)
+        if name == "gsm8k":
+            published = [Fraction(row["answer"].split("#### ")[-1].replace(",", "")) for row in rows]
+        elif name == "SVAMP":
+            published = [Fraction(row["Answer"]) for row in rows]
+        elif name == "MATH-500":
+            assert dataset["gold"][:] == [row["answer"] for row in rows] and set(dataset["kind"]) == {"latex"}
+            continue
+        else:
+            plain = re.compile(r"(\d+) \([^()]*\)")  # `9 (apples)`, most of ASDiv; the others are the grader's tests
+            found = [plain.fullmatch(row["answer"]) for row in rows]
+            assert sum(map(bool, found)) > 1900
+            pairs = [(f[1], gold) for f, gold in zip(found, dataset["gold"], strict=True) if f]
+            assert all(Fraction(number) == Fraction(gold) for number, gold in pairs)
+            continue
+        assert [Fraction(gold.replace(",", "")) for gold in dataset["gold"]] == published
+
+
+def test_canonical_gold_is_read_back_as_itself(real):
+    from maths_rewards import parse_gold
+
+    cache, source = real
+    for name, split in source:
+        for row in load_maths_dataset(name, split, cache):
+            assert parse_gold(row["gold"], row["kind"])[:2] == (row["gold"], row["kind"])
+
+
+def test_real_solutions_have_no_calculator_notes_and_keep_the_answer_line(real):
+    cache, source = real
+    dataset = load_maths_dataset("gsm8k", "train", cache)
+    for row, original in zip(dataset, source[("gsm8k", "train")], strict=True):
+        assert "<<" not in row["solution"] and ">>" not in row["solution"]
+        assert row["solution"].splitlines()[-1] == original["answer"].splitlines()[-1]
+        assert len(row["solution"]) == len(original["answer"]) - sum(
+            len(note) for note in re.findall("<<.*?>>", original["answer"])
+        )
+
+
+# ---- split and prompt
+
+
+def made_up(count):
+    from datasets import Dataset
+
+    return Dataset.from_dict({"id": [str(n) for n in range(count)]})
+
+
+def test_split_uses_every_row_once():
+    train, validation = m.split_train_validation(made_up(7473), seed=3)
+    assert (len(train), len(validation)) == (7000, 473)
+    assert sorted(map(int, [*train["id"], *validation["id"]])) == list(range(7473))
+
+
+def test_split_follows_the_seed_alone():
+    first, again, other = (m.split_train_validation(made_up(7473), seed)[0]["id"][:] for seed in (0, 0, 1))
+    assert first == again != other
+    assert first != sorted(first, key=int)
+
+
+def test_split_refuses_a_cut_training_set():
+    with pytest.raises(BadInput, match="7000"):
+        m.split_train_validation(made_up(7000), seed=0)
+
+
+def test_prompt():
+    prompt = m.build_prompt("How many?")
+    assert [message["role"] for message in prompt] == ["system", "user"]
+    assert "####" in prompt[0]["content"] and prompt[1]["content"] == "How many?"
+
+
+# ---- what is wrong, and the way out
+
+
+def test_unknown_name_lists_the_known_ones(tmp_path):
+    with pytest.raises(BadInput, match="gsm8k, MATH-500, asdiv, SVAMP, demo"):
+        load_maths_dataset("gsm9k", "test", tmp_path)
+
+
+def test_missing_data_set_names_the_command(tmp_path):
+    with pytest.raises(BadInput) as error:
+        load_maths_dataset("SVAMP", "test", tmp_path / "my cache")
+    assert f"python save_model_locally.py --datasets SVAMP --cache_dir '{tmp_path / 'my cache'}'" in str(error.value)
+
+
+def test_missing_split_lists_the_splits(save):
+    with pytest.raises(BadInput, match="no split validation.*test"):
+        load_maths_dataset("gsm8k", "validation", save("gsm8k", "test", [GSM8K]))
+    with pytest.raises(BadInput, match="dev.jsonl"):
+        load_maths_dataset("demo", "dev", "")
+
+
+@pytest.mark.parametrize("answer", ["5", "#### ", "#### five or six", "", None])
+def test_unreadable_gold_answer_stops_the_load_with_its_row(save, answer):
+    with pytest.raises(BadInput, match="gsm8k test, row 1"):
+        load_maths_dataset("gsm8k", "test", save("gsm8k", "test", [GSM8K, {**GSM8K, "answer": answer}]))
+
+
+@pytest.mark.parametrize(("name", "row"), [("gsm8k", GSM8K), ("MATH-500", MATHS), ("asdiv", ASDIV), ("SVAMP", SVAMP)])
+def test_renamed_column_is_named(save, name, row):
+    for column in set(row) - {"Body", "Question", "Equation", "formula"}:
+        renamed = {("other" if key == column else key): value for key, value in row.items()}
+        with pytest.raises(BadInput, match=f"{name} test, row 0: no text in column '{column}'"):
+            load_maths_dataset(name, "test", save(name, "test", [renamed]))
+
+
+def test_cut_or_missing_file_is_found_by_its_size(save):
+    cache = save("gsm8k", "test", [GSM8K])
+    arrow = next((cache / "gsm8k" / "test").glob("*.arrow"))
+    file = {"size": arrow.stat().st_size, "sha256": ""}
+    manifest = {"items": {"gsm8k": {"files": {f"test/{arrow.name}": file}}}}
+    (cache / "manifest.json").write_text(json.dumps(manifest))
+    assert len(load_maths_dataset("gsm8k", "test", cache)) == 1
+    arrow.write_bytes(arrow.read_bytes()[:-1])
+    with pytest.raises(BadInput, match=f"{arrow.name} has .* --datasets gsm8k"):
+        load_maths_dataset("gsm8k", "test", cache)
+    arrow.unlink()
+    with pytest.raises(BadInput, match=f"{arrow.name} is missing.* --datasets gsm8k"):
+        load_maths_dataset("gsm8k", "test", cache)
+
+
+def test_directory_that_is_no_data_set(tmp_path):
+    (tmp_path / "gsm8k").mkdir()
+    with pytest.raises(BadInput, match="cannot read"):
+        load_maths_dataset("gsm8k", "test", tmp_path)
+
+
+@given(st.binary(max_size=200))
+def test_json_lines_of_any_bytes_are_rows_or_bad_input(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("lines") / "file.jsonl"
+    path.write_bytes(data)
+    try:
+        assert all(isinstance(row, dict) for row in m.read_json_lines(path))
+    except BadInput as error:
+        assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("line", ["[1]", "1", "{", "[" * 100_000, '{"a": ' * 100_000])
+def test_bad_json_line_is_named(tmp_path, line):
+    path = tmp_path / "file.jsonl"
+    path.write_text('{"question": "?"}\n' + line + "\n")
+    with pytest.raises(BadInput, match="file.jsonl, line 2"):
+        m.read_json_lines(path)
+
+
+# ---- models
+
+
+def make_model(path):
+    path.mkdir(parents=True)
+    (path / "config.json").write_text("{}")
+    return path
+
+
+def test_find_model(tmp_path, monkeypatch):
+    cached = make_model(tmp_path / "cache" / "Qwen2.5-0.5B")
+    run = make_model(tmp_path / "runs" / "seed0")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    for name, path in (
+        ("Qwen2.5-0.5B", cached),
+        ("Qwen/Qwen2.5-0.5B", cached),
+        (str(run), run),
+        (str(adapter), adapter),
+    ):
+        assert find_model(name, tmp_path / "cache") == path
+    monkeypatch.setattr(m, "DEMO_DIR", tmp_path / "demo")
+    with pytest.raises(BadInput, match="demo/model is missing"):
+        find_model("demo", tmp_path / "cache")
+    demo = make_model(tmp_path / "demo" / "model")
+    assert find_model("demo", tmp_path / "cache") == demo
+    monkeypatch.chdir(tmp_path)
+    assert find_model("runs/seed0", "cache").resolve() == run
+
+
+def test_missing_models_are_told_the_way_out(tmp_path):
+    for name in ("Qwen2.5-3B", "Qwen/Qwen2-Math-1.5B"):
+        with pytest.raises(BadInput, match=f"save_model_locally.py --models {name} --cache_dir {tmp_path}"):
+            find_model(name, tmp_path)
+    with pytest.raises(BadInput, match="demo, Qwen2.5-0.5B"):
+        find_model("Qwen9", tmp_path)
+    with pytest.raises(BadInput, match="neither config.json nor adapter_config.json"):
+        find_model(str(tmp_path), tmp_path)
+
+
+def test_somebody_elses_model_of_the_same_name_is_not_taken(tmp_path):
+    make_model(tmp_path / "Qwen2.5-0.5B")
+    with pytest.raises(BadInput, match="other/Qwen2.5-0.5B is not in"):
+        find_model("other/Qwen2.5-0.5B", tmp_path)
+
+
+def test_cut_model_is_not_loaded(tmp_path):
+    make_model(tmp_path / "Qwen2.5-0.5B")
+    file = {"size": 10**9, "sha256": ""}
+    item = {"hub_id": "Qwen/Qwen2.5-0.5B", "files": {"model.safetensors": file}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"items": {"Qwen2.5-0.5B": item}}))
+    with pytest.raises(BadInput, match="model.safetensors is missing.* --models Qwen2.5-0.5B"):
+        find_model("Qwen2.5-0.5B", tmp_path)
+
+
+# ---- scripts
+
+
+def test_cache_dir_of_argument_environment_or_default(monkeypatch):
+    monkeypatch.setenv("GRPSPO_CACHE", "/from/environment")
+    assert str(m.get_cache_dir("/from/argument")) == "/from/argument"
+    assert str(m.get_cache_dir()) == "/from/environment"
+    monkeypatch.delenv("GRPSPO_CACHE")
+    assert str(m.get_cache_dir()) == "cached_files"
+
+
+def test_bad_input_is_one_line_and_exit_code_2(capsys, monkeypatch):
+    def main():
+        raise BadInput("first\nsecond")
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["/some/where/script.py"])
+    assert m.run_script(main) == 2
+    assert capsys.readouterr().err == "script.py: error: first second\n"
+    assert m.run_script(lambda: 0) == 0
+    assert m.run_script(interrupted) == 130
+
+
+@pytest.mark.parametrize(
+    "arguments", [["gsm9k"], ["demo", "--rows", "many"], ["demo", "--unknown"], [], ["demo", "--split", "x"]]
+)
+def test_wrong_arguments_are_one_line(arguments):
+    script = m.ROOT / "maths_datasets.py"
+    result = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
+    assert result.returncode == 2 and result.stdout == ""
+    assert re.fullmatch(r"maths_datasets\.py: error: .+\n", result.stderr)
+
+
+def test_preview_prints_rows():
+    script = m.ROOT / "maths_datasets.py"
+    result = subprocess.run([sys.executable, script, "demo", "--rows", "2"], capture_output=True, text=True)
+    assert result.returncode == 0
+    assert [sorted(json.loads(line)) for line in result.stdout.splitlines()] == [sorted(m.COLUMNS)] * 2
+
+
+def test_import_is_light_and_offline_switches_come_first():
+    code = (
+        "import sys, maths_datasets; print({'torch', 'datasets', 'transformers', 'huggingface_hub'} & set(sys.modules))"
+    )
+    code += "; maths_datasets.go_offline(); from huggingface_hub import constants; print(constants.is_offline_mode())"
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=m.ROOT)
+    assert result.stdout.split("\n")[:2] == ["set()", "True"]
