@@ -1,0 +1,368 @@
+"""
+Applies the two patches of this folder to an installed TRL, both or neither.
+
+The patches add `trust_region_method` and `smoothing_alpha` (Probability Smoothing Policy Optimisation,
+https://arxiv.org/abs/2509.21282) to GRPOTrainer and GRPOConfig of one TRL release. Standard library only, and no
+`patch` binary: the files must be exactly those of the release (sha256 in the headers of the patches), and what is
+written is compared with a sha256 too.
+
+python apply_patches.py                 # patch the TRL that this interpreter imports
+python apply_patches.py --check         # say what each file is; exit code 0 only if both are patched
+python apply_patches.py --reverse       # bring back the bytes of the release
+python apply_patches.py --target DIR    # another copy: a site-packages folder, or the trl folder itself
+
+Exit codes: 0 done, 1 `--check` found a file that is not patched, 2 refused, with nothing changed.
+"""
+
+import argparse
+import contextlib
+import errno
+import fcntl
+import hashlib
+import importlib.metadata
+import importlib.util
+import inspect
+import io
+import os
+import re
+import stat
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+# In this order: a patched trainer beside a pristine config stops at the missing field, whereas a patched config beside
+# a pristine trainer would accept "pspo" and train with "clip".
+PATCH_NAMES = ("grpotrainer.patch", "grpoconfig.patch")
+LOCK_NAME = ".apply_patches.lock"
+TEMPORARY_PREFIX = ".apply_patches.tmp."
+
+
+class Patch(NamedTuple):
+    """One patch file: the file it changes, relative to site-packages, and what its header promises."""
+
+    path: str
+    release: str
+    sha256_before: str
+    sha256_after: str
+    hunks: list
+
+
+def split_lines(content):
+    """The lines of bytes with their line ends; unlike bytes.splitlines, a carriage return does not end one."""
+    return io.BytesIO(content).readlines()
+
+
+def parse_patch(content, name):
+    """
+    Reads the bytes of a patch of one file, called `name` in messages.
+
+    Returns a `Patch` whose hunks are `(first line in the old file, old lines, first line in the new file, new lines)`,
+    lines as bytes with their line ends, counted from 0. Raises ValueError if a header field is missing.
+    """
+    header, marker, diff = content.partition(b"\n--- a/")
+    if not marker:
+        raise ValueError(f"{name} is not a patch with a/ and b/ paths; get it again from the repository")
+    fields = dict(re.findall(r"^(X-[\w-]+): (\S+)$", header.decode("ascii", "replace"), re.MULTILINE))
+    pieces = re.split(rb"^@@ -(\d+)(?:,\d+)? \+(\d+)(?:,\d+)? @@.*\n", diff, flags=re.MULTILINE)
+    hunks = []
+    for old_start, new_start, body in zip(pieces[1::3], pieces[2::3], pieces[3::3], strict=True):
+        lines = split_lines(body)
+        old = [line[1:] for line in lines if line[:1] in b" -"]
+        new = [line[1:] for line in lines if line[:1] in b" +"]
+        hunks.append((int(old_start) - 1, old, int(new_start) - 1, new))
+    try:
+        hashes = fields["X-SHA256-Before"], fields["X-SHA256-After"]
+        return Patch(diff.split(b"\n", 1)[0].decode(), fields["X-TRL-Release"], *hashes, hunks)
+    except KeyError as error:
+        raise ValueError(f"{name} lacks the header field {error}; get it again from the repository") from None
+
+
+def read_patches():
+    """Both patches beside this script, in the order in which they are applied."""
+    folder = Path(__file__).resolve().parent
+    for name in PATCH_NAMES:
+        if not (folder / name).is_file():
+            raise ValueError(f"{name} is not beside apply_patches.py; get it again from the repository")
+    return [parse_patch((folder / name).read_bytes(), name) for name in PATCH_NAMES]
+
+
+def convert(content, patch, reverse=False):
+    """
+    The bytes that `patch` makes of the bytes `content`, or with `reverse` those it was made of.
+
+    Exact: every hunk must be where its numbers say, and the result must have the sha256 of the header. Raises
+    ValueError otherwise.
+    """
+    source = split_lines(content)
+    result, done = [], 0
+    for hunk in patch.hunks:
+        start, old, _, new = hunk[2:] + hunk[:2] if reverse else hunk
+        if source[start : start + len(old)] != old:
+            raise ValueError(f"the patch of {patch.path} does not fit at line {start + 1}")
+        result += source[done:start] + new
+        done = start + len(old)
+    result = b"".join(result + source[done:])
+    if sha256(result) != (patch.sha256_before if reverse else patch.sha256_after):
+        raise ValueError(f"the patch of {patch.path} does not give the sha256 in its header; get both files again")
+    return result
+
+
+def sha256(content):
+    """Hexadecimal sha256 of bytes."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def find_trl(target=None):
+    """
+    The folder of the `trl` package: the one this interpreter would import, or the one in or at `target`.
+
+    Raises ValueError if there is none.
+    """
+    if target is None:
+        spec = importlib.util.find_spec("trl")
+        if spec is None or spec.origin is None:
+            raise ValueError(f"TRL is not installed for {sys.executable}; run: pip install -r requirements.txt")
+        return Path(spec.origin).parent
+    target = Path(target).absolute()
+    for package in (target / "trl", target):
+        if (package / "trainer").is_dir():
+            return package
+    raise ValueError(f"{target} holds no TRL; give a site-packages folder or a trl folder")
+
+
+def installed_release(package):
+    """The release that the metadata beside the `trl` folder states, or None where there is no metadata."""
+    found = importlib.metadata.distributions(name="trl", path=[str(package.parent)])
+    return next((distribution.version for distribution in found), None)
+
+
+def file_path(package, patch):
+    """Where the file of a patch is in the `trl` folder `package`, whatever that folder is called."""
+    return package / Path(patch.path).relative_to("trl")
+
+
+def file_state(package, patch):
+    """What one file is by its sha256: "pristine", "patched", "foreign" (neither) or "missing"."""
+    try:
+        digest = sha256(file_path(package, patch).read_bytes())
+    except FileNotFoundError:
+        return "missing"
+    return {patch.sha256_before: "pristine", patch.sha256_after: "patched"}.get(digest, "foreign")
+
+
+def trl_state(target=None):
+    """
+    What the files of TRL are, without importing it.
+
+    Returns `{path relative to site-packages: "pristine" | "patched" | "foreign" | "missing"}`. Raises ValueError if
+    there is no TRL.
+    """
+    package = find_trl(target)
+    return {patch.path: file_state(package, patch) for patch in read_patches()}
+
+
+def require_patched_trl(method):
+    """
+    Makes sure, before anything is trained, that the trainer which will run knows `trust_region_method=method`.
+
+    The files are looked at first, since that takes no import. Then the loaded code is: what runs may come from stale
+    bytecode or from another TRL on the path, and a config with the field beside a trainer without it would train with
+    "clip" and not say so. Raises ValueError with the command to run.
+    """
+    remedy = "run: python apply_patches.py"
+    unpatched = [path for path, state in trl_state().items() if state in ("pristine", "missing")]
+    if unpatched:
+        raise ValueError(f"TRL is not patched ({', '.join(unpatched)}); {remedy}")
+    from trl import GRPOConfig, GRPOTrainer
+
+    code = inspect.unwrap(GRPOTrainer._compute_loss).__code__
+    if "trust_region_method" not in code.co_names or method not in code.co_consts:
+        raise ValueError(f"the loaded GRPOTrainer does not know trust_region_method={method!r}; {remedy}")
+    if not {"trust_region_method", "smoothing_alpha"} <= GRPOConfig.__dataclass_fields__.keys():
+        raise ValueError(f"the loaded GRPOConfig has no trust_region_method; {remedy}")
+
+
+def refuse_foreign(package, patches):
+    """Raises ValueError, with the way out, unless every file is the release's or the patched one."""
+    release, python = patches[0].release, sys.executable
+    installed = installed_release(package)
+    if installed not in (None, release):
+        raise ValueError(
+            f"{package} is TRL {installed}, and the patches are for {release} only; "
+            f"run: {python} -m pip install trl=={release}"
+        )
+    for patch in patches:
+        if file_state(package, patch) not in ("pristine", "patched"):
+            raise ValueError(
+                f"{file_path(package, patch)} is neither the file of TRL {release} nor the patched one: it was changed "
+                f"by something else or by an earlier version of the patch; bring the release back with: "
+                f"{python} -m pip install --force-reinstall --no-deps trl=={release}"
+            )
+
+
+def refuse_links(package):
+    """
+    Raises ValueError, with the way out, if a folder is a symbolic link.
+
+    A rename in a linked folder would change the package store behind the link, and with it every environment that
+    shares the store. A linked or hard-linked *file* is no problem: the rename replaces the link.
+    """
+    for folder in (package, package / "trainer"):
+        if folder.is_symlink():
+            raise ValueError(
+                f"{folder} is a symbolic link to {folder.resolve()}, which other environments may share; replace it by "
+                f"a copy: cp -RL {folder} {folder}.copy && rm {folder} && mv {folder}.copy {folder}"
+            )
+
+
+@contextlib.contextmanager
+def hold_lock(folder):
+    """
+    Lets one process at a time change the files in `folder`, and leaves no lock behind; yields if there is a lock.
+
+    The kernel drops the lock of a process that is killed. The file is removed while the lock is held, so a process
+    that waited may hold the lock of a file that is gone, and then starts over.
+    """
+    path = folder / LOCK_NAME
+    while True:
+        with open(path, "a") as lock:
+            locked = True
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError as error:
+                # Some cluster file systems have no locks. Every apply writes the same bytes by a rename, so only an
+                # apply and a --reverse at the same moment could then leave one file each way, until the next run.
+                locked = False
+                print(f"apply_patches.py: note: no file lock in {folder} ({error.strerror})", file=sys.stderr)
+            if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                continue
+            try:
+                yield locked
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def write_beside(path, content):
+    """Writes `content` to a new file in the folder of `path`, with the permissions of `path`; returns the new path."""
+    descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            os.fchmod(descriptor, stat.S_IMODE(path.stat().st_mode))
+            file.flush()
+            os.fsync(descriptor)
+    except OSError:
+        os.unlink(temporary)
+        raise
+    return Path(temporary)
+
+
+def remove_bytecode(path):
+    """
+    Removes the compiled files of the source `path`, which must happen before its content changes.
+
+    Python compares size and time by itself, but not for bytecode compiled with "unchecked-hash" (PEP 552). What an
+    import writes after this carries the size of the source it read, and the two contents differ in size.
+    """
+    cache = path.parent / "__pycache__"
+    if not cache.is_symlink():  # else it is somebody else's; require_patched_trl looks at what was loaded
+        for compiled in cache.glob(f"{path.stem}.*.pyc"):
+            compiled.unlink(missing_ok=True)
+
+
+def leftovers(package):
+    """What killed runs left in the folder of the trainers: temporary files and the lock."""
+    return [path for name in (f"{TEMPORARY_PREFIX}*", LOCK_NAME) for path in (package / "trainer").glob(name)]
+
+
+def write_state(package, patches, wanted):
+    """
+    Brings every file to the state `wanted`, "patched" or "pristine", with the folder locked; returns if one changed.
+
+    Everything that can fail comes before the first rename. A rename replaces a name in this folder, so the other
+    names of a hard-linked file and the target of a symbolic link keep their content.
+    """
+    with hold_lock(package / "trainer") as locked:
+        for path in leftovers(package):
+            if locked and path.name != LOCK_NAME:  # else it may be in use
+                path.unlink(missing_ok=True)
+        refuse_foreign(package, patches)
+        changes = {}
+        try:
+            for patch in patches if wanted == "patched" else patches[::-1]:
+                path = file_path(package, patch)
+                if file_state(package, patch) != wanted:
+                    content = convert(path.read_bytes(), patch, reverse=wanted == "pristine")
+                    changes[path] = write_beside(path, content)
+            for path in changes:
+                remove_bytecode(path)
+            for path, temporary in changes.items():
+                os.replace(temporary, path)
+        finally:
+            for temporary in changes.values():
+                temporary.unlink(missing_ok=True)
+        if any(file_state(package, patch) != wanted for patch in patches):
+            raise ValueError(f"something else is changing {package} at this moment; run this again")
+        return bool(changes)
+
+
+def change_trl(package, wanted):
+    """
+    Patches the TRL in `package` (`wanted` "patched") or restores it ("pristine"); returns whether anything changed.
+
+    Raises ValueError in one line if that is not possible, with no file changed.
+    """
+    patches = read_patches()
+    refuse_foreign(package, patches)
+    done = all(file_state(package, patch) == wanted for patch in patches)
+    if done and not (leftovers(package) and os.access(package / "trainer", os.W_OK)):
+        return False
+    refuse_links(package)
+    try:
+        return write_state(package, patches, wanted)
+    except OSError as error:
+        way_out = "make room and run this again"
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            way_out = (
+                "run this as the owner of that environment, or make one of your own: "
+                "python -m venv .venv && .venv/bin/pip install -r requirements.txt"
+            )
+        raise ValueError(f"cannot write in {package / 'trainer'} ({error.strerror}); {way_out}") from None
+
+
+def parse_arguments():
+    """The command line; errors in it take one line, like all others."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.error = lambda message: parser.exit(2, f"apply_patches.py: error: {message}\n")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--check", action="store_true", help="only say what each file is (exit code 0: patched)")
+    action.add_argument("--reverse", action="store_true", help="restore the bytes of the release")
+    parser.add_argument("--target", metavar="DIR", help="a site-packages or trl folder (default: this Python's)")
+    return parser.parse_args()
+
+
+def main(args):
+    """Does what the command line says; returns the exit code."""
+    package = find_trl(args.target)
+    if args.check:
+        states = trl_state(args.target)
+        print(f"TRL {installed_release(package) or '(release unknown)'} in {package}")
+        for path, state in states.items():
+            print(f"{path}: {state}")
+        return 0 if set(states.values()) == {"patched"} else 1
+    wanted = "pristine" if args.reverse else "patched"
+    changed = change_trl(package, wanted)
+    print(f"TRL in {package}: {'now' if changed else 'already'} {wanted}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(parse_arguments()))
+    except (ValueError, OSError) as error:
+        print(f"apply_patches.py: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
