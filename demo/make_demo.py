@@ -24,7 +24,7 @@ sys.path.insert(0, str(HERE.parent))
 from maths_datasets import CALCULATOR_NOTE, build_prompt  # noqa: E402
 
 SPLITS = {"train": 3000, "validation": 128, "test": 500}
-MIXTURE = {"worked": 0.35, "bare": 0.3, "first_step": 0.35}  # shares of the ways of answering in the base's training text
+MIXTURE = {"worked": 0.35, "bare": 0.3, "first_step": 0.35}  # ways of answering, by their share
 STEPS, BATCH_SIZE, LEARNING_RATE = 800, 64, 2e-3
 NAMES = "Ada Ben Cleo Dan Eve Finn Gwen Hugo Iris Jack Kim Leo Mia Noah Olga Paul Rosa Sam Tara Zoe".split()
 ITEMS = "apples books cards coins cups eggs flags hats kites marbles nuts pens pins plums rings shells stamps stones".split()
