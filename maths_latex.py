@@ -1,0 +1,605 @@
+r"""Compare two LaTeX answers: by their value at random points, and element by element where they have parts.
+
+What maths_rewards.py (Probability Smoothing Policy Optimisation, https://arxiv.org/abs/2509.21282) asks first about a
+MATH answer, because it is exact, bounded, and some hundred times faster than math-verify, which is left for the rest.
+Two formulas that agree at random points are equal with near certainty (Schwartz-Zippel lemma,
+https://doi.org/10.1145/322217.322225). Text is only ever read by the small parser here; nothing is evaluated.
+
+    python maths_latex.py '\frac{28}{6}' '\frac{14}{3}'
+"""
+
+import cmath
+import math
+import random
+import re
+import sys
+import unicodedata
+from fractions import Fraction
+from functools import lru_cache
+from itertools import accumulate
+
+from maths_datasets import make_parser, run_script
+
+CHARS = 1000  # of an answer that is looked at
+TOLERANCE = Fraction(1, 10**6)  # for a decimal answer to a gold that is no integer
+
+SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
+CHARACTERS = {  # what NFKC leaves alone
+    **dict.fromkeys("−–—‐‑‒―﹣－", "-"), **dict.fromkeys("€£¥₹₩₽₪฿¢", "$"), **dict.fromkeys("×✕✖", " × "),
+    **dict.fromkeys("·⋅∙∗", "*"), "÷": "/", "⁄": "/", "∕": "/", "≈": "~", "≃": "~", "≤": "<=", "≥": ">=", "≠": "!=",
+    "’": "'", "‘": "'", "“": '"', "”": '"', "π": "\\pi ", "√": "\\sqrt ", "∞": "\\infty ", "∪": "\\cup ",
+    "∩": "\\cap ", "°": "^\\circ ", "±": "\\pm ", "∈": "\\in ", "θ": "\\theta ", "∅": "\\emptyset ",
+}  # fmt: skip
+CHARACTER_TABLE = str.maketrans(CHARACTERS)
+
+
+def to_ascii(text):
+    """Unicode digits, minus signs, fractions, exponents and symbols as ASCII; what has no ASCII form is kept."""
+    text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+", lambda m: "^{" + m.group().translate(SUPERSCRIPTS) + "}", text)
+    text = re.sub(r"[¼-¾⅐-⅞↉]", r" \g<0>", text).translate(CHARACTER_TABLE)
+    text = unicodedata.normalize("NFKC", text)[: 4 * CHARS].translate(CHARACTER_TABLE)  # one may become eighteen
+    return re.sub(r"[^\x00-\x7f]", _ascii_character, text)
+
+
+def _ascii_character(found):
+    """A digit of any script as its ASCII digit; nothing for an invisible character; any other as it is."""
+    character = found.group()
+    if unicodedata.category(character) == "Cf":
+        return ""
+    return str(unicodedata.decimal(character, character))
+
+
+# ---------------------------------------------------------------- LaTeX: value of an expression
+
+FUNCTIONS = {
+    "sin": cmath.sin, "cos": cmath.cos, "tan": cmath.tan, "cot": lambda x: 1 / cmath.tan(x),
+    "sec": lambda x: 1 / cmath.cos(x), "csc": lambda x: 1 / cmath.sin(x), "arcsin": cmath.asin, "arccos": cmath.acos,
+    "arctan": cmath.atan, "sinh": cmath.sinh, "cosh": cmath.cosh, "tanh": cmath.tanh, "ln": cmath.log, "exp": cmath.exp,
+    "log": cmath.log10,
+}  # fmt: skip
+GREEK_NAMES = (
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
+    "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell"
+)
+GREEK = set(GREEK_NAMES.split())
+TOKEN_RE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+|\\[A-Za-z]+|[A-Za-z]|[-+*/^_!(){}\[\]|])|\s+$")
+WORD_RE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}")  # no product of variables
+BITS_LIMIT = 20_000  # of an exact number
+FORMULA_DEPTH = 30
+CLOSING = {"(": ")", "{": "}", "[": "]", "|": "|"}
+
+
+class _Unclear(ValueError):
+    """A formula that this small reader does not know; math-verify may."""
+
+
+def _unclear(what):
+    raise _Unclear(what)
+
+
+def _tokens(text):
+    if WORD_RE.search(text):
+        raise _Unclear(text)
+    tokens, at = [], 0
+    while at < len(text):
+        found = TOKEN_RE.match(text, at)
+        if not found:
+            raise _Unclear(text)
+        tokens += [found.group(1)] if found.group(1) else []
+        at = found.end()
+    _check_depth(tokens)
+    return [*tokens, ""]  # the empty token ends a formula
+
+
+def _check_depth(tokens):
+    """Brackets and commands are what the parser recurses on; words are no products of their letters."""
+    depth = deepest = 0
+    for token in tokens:
+        depth += (token in ("(", "{", "[")) - (token in (")", "}", "]"))
+        deepest = max(deepest, depth)
+    if deepest > FORMULA_DEPTH or sum(t[0] in "\\|" for t in tokens) > 2 * FORMULA_DEPTH:
+        raise _Unclear("too deep")
+
+
+@lru_cache(maxsize=4096)
+def _point(name, k):
+    """The value of variable `name` at test point k: positive, so that roots and logarithms stay on one branch."""
+    return Fraction(random.Random(f"{name}/{k}").randint(300, 3000), 1009)
+
+
+def formula_value(text, k):
+    """The value of a LaTeX formula at test point k: an exact Fraction where all is rational, else complex.
+
+    Raises _Unclear for what it does not know, and what arithmetic raises (ArithmeticError)."""
+    tokens = _tokens(text)
+    value, at = _terms(tokens, 0, k)
+    if tokens[at]:
+        raise _Unclear(text)
+    return value
+
+
+def _checked(value):
+    if isinstance(value, Fraction) and value.numerator.bit_length() + value.denominator.bit_length() > BITS_LIMIT:
+        raise _Unclear("too large")
+    return value
+
+
+def _terms(tokens, at, k):
+    total = None
+    while total is None or tokens[at] in ("+", "-"):
+        sign = -1 if tokens[at] == "-" else 1
+        value, at = _factors(tokens, at + (tokens[at] in ("+", "-")), k)
+        total = sign * value if total is None else _checked(total + sign * value)
+    return total, at
+
+
+def _starts_factor(token, names=True):
+    if token[:1] == "\\":
+        return (
+            token[1:] in GREEK or token in ("\\frac", "\\sqrt", "\\pi", "\\binom") or names and token[1:] in FUNCTIONS
+        )
+    return token[:1].isalnum() or token[:1] == "." or token in ("(", "{", "[")
+
+
+def _factors(tokens, at, k, implicit_only=False):
+    """A product. `implicit_only`: the argument of a function without brackets, as 2x in \\sin 2x \\cos y."""
+    value, at = _power(tokens, at, k)
+    while True:
+        operator = tokens[at] if tokens[at] in ("*", "/", "\\cdot", "\\times", "\\div") else ""
+        if implicit_only and operator or not operator and not _starts_factor(tokens[at], not implicit_only):
+            return value, at
+        at += bool(operator)
+        sign = 1
+        if operator and tokens[at] == "-":
+            sign, at = -1, at + 1
+        right, at = _power(tokens, at, k)
+        value = _checked(sign * (value / right if operator in ("/", "\\div") else value * right))
+
+
+def _power(tokens, at, k):
+    value, at = _atom(tokens, at, k)
+    while tokens[at] in ("^", "!"):
+        if tokens[at] == "!":
+            if not isinstance(value, Fraction) or value.denominator != 1 or not 0 <= value <= 200:
+                raise _Unclear("factorial")
+            value, at = Fraction(math.factorial(int(value))), at + 1
+        else:
+            exponent, at = _argument(tokens, at + 1, k)
+            if tokens[at] == "^":
+                raise _Unclear("a^b^c")
+            value = _raise(value, exponent)
+    return value, at
+
+
+def _raise(value, exponent):
+    if isinstance(exponent, Fraction) and exponent.denominator == 1 and isinstance(value, Fraction):
+        size = max(value.numerator.bit_length(), value.denominator.bit_length())
+        if size * abs(exponent) > BITS_LIMIT:
+            raise _Unclear("too large")
+        return value ** int(exponent)
+    return complex(value) ** complex(exponent)
+
+
+def _argument(tokens, at, k):
+    """What follows ^, \\frac or \\sqrt: a group, or one token; `\\frac12` was split by tidy."""
+    if tokens[at] in ("-", "+"):
+        value, end = _atom(tokens, at + 1, k)
+        return (-value if tokens[at] == "-" else value), end
+    return _atom(tokens, at, k)
+
+
+def _group(tokens, at, k):
+    value, end = _terms(tokens, at + 1, k)
+    if tokens[end] != CLOSING[tokens[at]]:
+        raise _Unclear("brackets")
+    return value, end + 1
+
+
+def _atom(tokens, at, k):
+    token = tokens[at]
+    if token in ("(", "{", "["):
+        return _group(tokens, at, k)
+    if token == "|":
+        value, at = _group(tokens, at, k)
+        return abs(value), at
+    if token[:1].isdigit() or token[:1] == ".":
+        return _mixed_number(tokens, at, k)
+    if token in ("i", "e", "\\pi"):
+        return {"i": 1j, "e": math.e, "\\pi": math.pi}[token], at + 1
+    if token in ("\\frac", "\\binom"):
+        above, at = _argument(tokens, at + 1, k)
+        below, at = _argument(tokens, at, k)
+        return (above / below if token == "\\frac" else _binomial(above, below)), at
+    if token == "\\sqrt":
+        return _root(tokens, at + 1, k)
+    if token[1:] in FUNCTIONS and token[0] == "\\":
+        return _call(tokens, at, k)
+    if len(token) == 1 and token.isalpha() or token[1:] in GREEK:
+        return _variable(tokens, at, k)
+    raise _Unclear(token)
+
+
+def _mixed_number(tokens, at, k):
+    """A number, or 1\\frac{4}{5}: a whole number before a proper fraction of whole numbers is added to it."""
+    value, at = _checked(Fraction(tokens[at] if tokens[at][0] != "." else "0" + tokens[at])), at + 1
+    parts = tokens[at : at + 7]
+    if value.denominator == 1 and parts[0] == "\\frac" and parts[1::3][:2] == ["{", "{"] and parts[3::3] == ["}", "}"]:
+        above, below = parts[2], parts[5]
+        if above.isdigit() and below.isdigit() and 0 < int(above) < int(below):
+            return value + Fraction(int(above), int(below)), at + 7
+    return value, at
+
+
+def _binomial(above, below):
+    if any(not isinstance(n, Fraction) or n.denominator != 1 or not 0 <= n <= 200 for n in (above, below)):
+        raise _Unclear("binomial")
+    return Fraction(math.comb(int(above), int(below)))
+
+
+def _root(tokens, at, k):
+    degree = Fraction(2)
+    if tokens[at] == "[":
+        degree, at = _group(tokens, at, k)
+    value, at = _argument(tokens, at, k)
+    if isinstance(value, Fraction) and degree == 2 and value >= 0:
+        above, below = math.isqrt(value.numerator), math.isqrt(value.denominator)
+        if above**2 == value.numerator and below**2 == value.denominator:
+            return Fraction(above, below), at
+    if isinstance(value, Fraction) and value < 0 and degree.denominator == 1 and degree % 2:
+        return -(float(-value) ** (1 / float(degree))), at  # the real root, as in \sqrt[3]{-8}
+    return complex(value) ** (1 / complex(degree)), at
+
+
+def _call(tokens, at, k):
+    """A function, with \\log_2, \\sin^2 and an argument with or without brackets."""
+    name, at = tokens[at][1:], at + 1
+    function, power, base = FUNCTIONS[name], 1, None
+    while tokens[at] in ("^", "_"):
+        extra, end = _argument(tokens, at + 1, k)
+        if tokens[at] == "_":
+            base = extra
+        elif extra == -1:
+            function = FUNCTIONS.get("arc" + name) or _unclear(name)
+        else:
+            power = extra
+        at = end
+    argument, at = (_group if tokens[at] in ("(", "{", "[") else _product_argument)(tokens, at, k)
+    value = function(complex(argument)) if base is None else cmath.log(complex(argument)) / cmath.log(complex(base))
+    return value ** (int(power) if power == 1 else complex(power)), at
+
+
+def _product_argument(tokens, at, k):
+    return _factors(tokens, at, k, implicit_only=True)
+
+
+def _variable(tokens, at, k):
+    name, at = tokens[at], at + 1
+    if tokens[at] == "_":
+        end = tokens.index("}", at) + 1 if tokens[at + 1] == "{" and "}" in tokens[at:] else at + 2
+        name, at = name + "_" + "".join(tokens[at + 1 : end]).strip("{}"), end
+    if at >= len(tokens):
+        raise _Unclear("subscript")
+    return _point(name, k), at
+
+
+# ---------------------------------------------------------------- LaTeX: structure of an answer
+
+BARE_NAMES = re.compile(r"(?<![\\A-Za-z])(sqrt|pi|infty|theta|(?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln)(?![A-Za-z])")
+TIDY = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in [
+        (r"<\|[^|<>]{1,40}\|>|\*\*|`", ""),
+        (r"\\(?:left|right)\.(?!\d)", ""),
+        (r"\\(?:left|right|big[lr]?|Big[lr]?|bigg[lr]?|displaystyle|textstyle|limits|rm|bf)(?![A-Za-z])|\\!", ""),
+        (r"\\[,;:> ]|\\q?quad(?![A-Za-z])|~", " "),
+        (r"\\[()\[\]]|(?<!\\)\$|\\\$|\\?%|\\(?:euro|pounds)\b", " "),
+        (r"\^\s*\{?\s*\\circ\s*\}?|\\(?:degrees?|circ)(?![A-Za-z])|\bdegrees?\b|(?<=\d)\s*(?:percent|pct)\b", " "),
+        (
+            r"\\(?:text[a-z]*|mbox|mathrm)\s*\{\s*,?\s*(?:or|and|,)\s*\}|\s\b(?:or|and)\b\s|\\(?:lor|land|vee|wedge)\b",
+            " , ",
+        ),
+        (r"\\(?:math[a-z]+|operatorname|boldsymbol|boxed|fbox)\s*\{([^{}]*)\}", r" \1 "),
+        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
+        (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
+        (r"\\frac\s*(\{[^{}]*\})\s*(\d)", r"\\frac\1{\2}"),
+        (r"(?<![\d/.])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d/.])", r"\1\\frac{\2}{\3}"),
+        (r"\\(?:lbrace|\{)", "⦃"),
+        (r"\\(?:rbrace|\})", "⦄"),
+        (r"\\langle(?![A-Za-z])", "("),
+        (r"\\rangle(?![A-Za-z])", ")"),
+        (r"\\[lr]?vert(?![A-Za-z])|\\mid(?![A-Za-z])", "|"),
+        (r"\\(?:leq?q?|leqslant)(?![A-Za-z])|=<|≤", "<="),
+        (r"\\(?:geq?q?|geqslant)(?![A-Za-z])|≥", ">="),
+        (r"\\lt(?![A-Za-z])", "<"),
+        (r"\\gt(?![A-Za-z])", ">"),
+        (r"\\neq?(?![A-Za-z])", "!="),
+        (r"\b(?:infinity|infty|inf|oo)\b(?<!\\infty)", r"\\infty"),
+        (r"\+\s*\\infty", r"\\infty"),
+        (r"(?<!\^)\*\*", "^"),
+    ]
+]
+TEXT_RE = re.compile(r"\\(?:text[a-z]*|mbox|mathrm)\s*\{([^{}]*)\}")
+TEXT_UNIT_RE = re.compile(TEXT_RE.pattern + r"(?:\s*\^\s*\{?\s*\d\s*\}?)?")
+THOUSANDS_RE = re.compile(r"(?<![\d.,({⦃\[])(\d{1,3})((?:,\s?\d{3})+|(?: \d{3})+)(?![\d,])")
+UNIT_WORD = r"(?:[A-Za-z]{2,}|[mgsLh]\b)\.?(?: ?\^ ?\{?\d\}?)?"
+PLAIN_UNIT_RE = re.compile(rf"(?<=[\d)}}!]) ?{UNIT_WORD}(?:(?: ?/ ?| ){UNIT_WORD})*$")
+NAME_RE = re.compile(
+    r"\s*\\?[A-Za-z]+(?:\s+\\?[A-Za-z]+|\\[A-Za-z]+){0,2}\s*(?:_\s*(?:\{\w+\}|\w))?\s*(?:\([A-Za-z, ]*\))?'?\s*"
+)
+MATRIX_RE = re.compile(
+    r"\[?\s*\\begin\{([a-zA-Z]*matrix|array)\}(?:\{[lcr|\s]*\})?((?:(?!\\begin|\\end).)*)\\end\{\1\}\s*\]?", re.S
+)
+BASED_RE = re.compile(r"\(?\s*((?=[A-F]*\d)[0-9A-Fa-f]+)\s*\)?\s*_\s*\{?\s*(\d+)\s*\}?")
+RELATION_RE = re.compile(r"(<=|>=|<|>|!=)")
+OPENING, ENDING = "([{⦃", ")]}⦄"
+
+
+@lru_cache(maxsize=4096)
+def tidy(text):
+    """LaTeX without spacing, units, currency, degrees and its many spellings of the same sign; \\{ \\} become ⦃ ⦄."""
+    text = text if text.isascii() else to_ascii(text)
+    text = re.sub(r"\\\\(?:\[\w*\])?", "⏎", text) if "\\begin" in text else text.replace("\\\\", "\\")
+    text = re.sub(r"(?<=\d),?\\[!,]\s*(?=\d{3}(?!\d))|(?<=\d)\{,\}(?=\d{3})|,\\!\s*(?=\d{3})", "", text)
+    for pattern, replacement in TIDY:
+        text = pattern.sub(replacement, text)
+    without = TEXT_UNIT_RE.sub(" ", text)
+    text = without if re.search(r"[\w]", without) else TEXT_RE.sub(r"\1", text)
+    text = BARE_NAMES.sub(r"\\\1", text)
+    text = THOUSANDS_RE.sub(lambda m: re.sub(r"[,\s]", "", m.group()), text)
+    return re.sub(r"\s*⏎\s*(?=\\end)", "", " ".join(text.split())).rstrip(" .,;:").lstrip(" ,;:")
+
+
+def same_latex(a, g):
+    """Whether two answers mean the same: True, False, or None when only math-verify can say.
+
+    Args: a, g: the answer and the gold answer, both from tidy()."""
+    if not a:
+        return False
+    if "".join(a.split()) == "".join(g.split()):
+        return True
+    based = _same_in_base(a, g)
+    if based is not None:
+        return based
+    if not re.search(r"[A-Za-z]", PLAIN_UNIT_RE.sub("", g)):
+        a, g = PLAIN_UNIT_RE.sub("", a), PLAIN_UNIT_RE.sub("", g)
+    return _same_structure(a, g, 0)
+
+
+def _same_in_base(a, g):
+    """52_8 may be written 52, but not 52_9; None when neither has a base."""
+    gold, answer = BASED_RE.fullmatch(g), BASED_RE.fullmatch(a)
+    if gold:
+        return answer.groups() == gold.groups() if answer else a.lower() == gold.group(1).lower()
+    if answer:
+        return answer.group(1) == g and answer.group(2) == "10"
+    return None
+
+
+def _split(text, separator):
+    """Split at separators outside brackets."""
+    parts, depth, begin = [], 0, 0
+    for i, c in enumerate(text):
+        depth += (c in OPENING) - (c in ENDING)
+        if not depth and text.startswith(separator, i):
+            parts.append(text[begin:i])
+            begin = i + len(separator)
+    return [p.strip() for p in [*parts, text[begin:]]]
+
+
+def _bracketed(text):
+    """'(3, 4]' -> ('(', '3, 4', ']') when the first bracket closes at the very end, else ('', text, '')."""
+    depths = list(accumulate((c in OPENING) - (c in ENDING) for c in text))
+    if text[:1] in tuple(OPENING) and 0 in depths and depths.index(0) == len(text) - 1:
+        return text[0], text[1:-1].strip(), text[-1]
+    return "", text, ""
+
+
+def _same_structure(a, g, depth):
+    if depth > 6:
+        return None
+    a, g = (re.sub(r"^[^,()]{0,20}\\in(?![A-Za-z])", "", t).strip() for t in (a, g))
+    a, g = _as_intervals(_without_name(a)), _as_intervals(_without_name(g))
+    if "\\cup" in a or "\\cup" in g:
+        return _same_elements(_split(a, "\\cup"), _split(g, "\\cup"), False, depth)
+    rows_a, rows_g = _matrix(a), _matrix(g)
+    if rows_a or rows_g:
+        return _same_matrix(rows_a, rows_g, a, g, depth)
+    (open_a, inner_a, close_a), (open_g, inner_g, close_g) = _bracketed(a), _bracketed(g)
+    list_a, list_g = (_expand_signs(_split(inner, ",")) for inner in (inner_a, inner_g))
+    if len(list_a) == 1 and len(list_g) == 1 and "⦃" not in (open_a, open_g):
+        return _same_relation(a, g)
+    if open_g + close_g in ("", "{}", "⦃⦄"):
+        return _same_elements(list_a, list_g, open_a in ("(", "["), depth)
+    pair = len(list_g) == 2  # of coordinates or of ends: brackets count
+    if open_a == "⦃" or pair and open_a in ("(", "[") and open_a + close_a != open_g + close_g:
+        return False
+    return _same_elements(list_a, list_g, True, depth)
+
+
+def _without_name(text):
+    """'(x, y) = (1, 2)' -> '(1, 2)', 'S = ⦃1, 2⦄' -> '⦃1, 2⦄'; anything else unchanged."""
+    sides = _split(text, "=")
+    named = len(sides) == 2 and (NAME_RE.fullmatch(sides[0]) or re.fullmatch(r"\([A-Za-z\\, ]{1,40}\)", sides[0]))
+    return sides[1] if named and sides[1].startswith(("(", "[", "⦃", "\\begin")) else text
+
+
+def _expand_signs(parts):
+    """'3 \\pm 2' -> '3 + 2', '3 - 2'."""
+    signs = [[("\\pm", "+"), ("\\mp", "-")], [("\\pm", "-"), ("\\mp", "+")]]
+    out = []
+    for part in (p for p in parts if p):
+        if "\\pm" in part or "\\mp" in part:
+            out += [part.replace(s[0][0], s[0][1]).replace(s[1][0], s[1][1]) for s in signs]
+        else:
+            out.append(part)
+    return out[:100]
+
+
+def _same_elements(answers, golds, ordered, depth):
+    if len(answers) != len(golds):
+        return False
+    if ordered:
+        verdicts = [_same_structure(a, g, depth + 1) for a, g in zip(answers, golds, strict=True)]
+        return False if False in verdicts else None if None in verdicts else True
+    if len(golds) > 30:
+        return None
+    rest, unclear = list(answers), False
+    for g in golds:
+        verdicts = [_same_structure(a, g, depth + 1) for a in rest]
+        if True in verdicts:
+            rest.pop(verdicts.index(True))
+        elif None in verdicts:
+            unclear = True
+        else:
+            return False
+    return None if unclear else True
+
+
+def _matrix(text):
+    """Rows of cells of a text that is one matrix; None for any other."""
+    found = MATRIX_RE.fullmatch(text)
+    rows = found.group(2).strip("⏎ ").split("⏎") if found else []
+    return [[cell.strip() for cell in row.split("&")] for row in rows] or None
+
+
+def _same_matrix(rows_a, rows_g, a, g, depth):
+    """Entry by entry; a column may be written as a tuple."""
+    if rows_a and rows_g:
+        if [len(r) for r in rows_a] != [len(r) for r in rows_g]:
+            return False
+        return _same_elements(sum(rows_a, []), sum(rows_g, []), True, depth)
+    opening, inner, _ = _bracketed(a if rows_g else g)
+    rows = rows_g or rows_a
+    if opening not in ("(", "[") or any(len(r) > 1 for r in rows) or "\\" in inner and "begin" in inner:
+        return None if "\\begin" in a and "\\begin" in g or re.search(r"matrix|array", a if rows_g else g) else False
+    vector, column = _split(inner, ","), [r[0] for r in rows]
+    return _same_elements(vector, column, True, depth) if rows_g else _same_elements(column, vector, True, depth)
+
+
+def _as_intervals(text):
+    """'-2 <= x < 7' -> '[-2, 7)'; 'x < 2 , x > 3' -> '(-\\infty, 2) \\cup (3, \\infty)'; anything else unchanged."""
+    if not RELATION_RE.search(text):
+        return text
+    intervals = [_interval(part) for part in _split(text, ",") if part]
+    return " \\cup ".join(intervals) if intervals and all(intervals) else text
+
+
+def _interval(text):
+    parts = [p.strip() for p in RELATION_RE.split(text)]
+    if any(r in (">", ">=") for r in parts[1::2]):
+        parts = [{">": "<", ">=": "<="}.get(p, p) for p in reversed(parts)]
+    sides, relations = parts[::2], parts[1::2]
+    names = [bool(re.fullmatch(r"\\?[A-Za-z]+", s)) and s not in ("\\infty", "\\pi", "e") for s in sides]
+    if any(r not in ("<", "<=") for r in relations):
+        return None
+    if names == [False, True, False]:
+        return f"{'(['[relations[0] == '<=']}{sides[0]}, {sides[2]}{')]'[relations[1] == '<=']}"
+    if names == [True, False]:
+        return f"(-\\infty, {sides[1]}{')]'[relations[0] == '<=']}"
+    if names == [False, True]:
+        return f"{'(['[relations[0] == '<=']}{sides[0]}, \\infty)"
+    return None
+
+
+def _same_relation(a, g):
+    """Two formulas, equations or inequalities without commas."""
+    if RELATION_RE.search(a) or RELATION_RE.search(g):
+        return _same_chain(a, g)
+    a = re.sub(r"^\s*\\(?:approx|sim)|(?<=.)\\(?:approx|sim).*", "", a)  # \approx 5, or 1/3 \approx 0.33
+    sides_a, sides_g = _split(a, "="), _split(g, "=")
+    if len(sides_a) > 1 and len(sides_g) > 1:
+        if NAME_RE.fullmatch(sides_a[0]) and NAME_RE.fullmatch(sides_g[0]) and sides_a[0] == sides_g[0]:
+            return same_value(sides_a[-1], sides_g[-1])
+        return _same_equation(sides_a[0], sides_a[-1], sides_g[0], sides_g[-1])
+    side_a, side_g = _value_side(sides_a), _value_side(sides_g)
+    return False if side_a is None or side_g is None else same_value(side_a, side_g)
+
+
+def _value_side(sides):
+    """The side of `x = 5` or `2 + 3 = 5` that is the answer; None for an equation in earnest."""
+    if len(sides) == 1 or not sides[0] or NAME_RE.fullmatch(sides[0]) or all(map(_is_constant, sides)):
+        return sides[-1]
+    return sides[0] if NAME_RE.fullmatch(sides[-1]) else None
+
+
+def _is_constant(formula):
+    try:
+        return formula_value(formula, 0) == formula_value(formula, 1)
+    except (ValueError, ArithmeticError):
+        return False
+
+
+def _same_chain(a, g):
+    """f(2) < f(1) < f(4): the same relations between the same things, read in either direction."""
+    chains = [[p.strip() for p in RELATION_RE.split(t)] for t in (a, g)]
+    turn = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+    turned = [turn.get(p, p) for p in reversed(chains[0])]
+    if len(chains[0]) != len(chains[1]):
+        return False if RELATION_RE.search(g) is None or RELATION_RE.search(a) is None else None
+    for chain in (chains[0], turned):
+        if chain[1::2] == chains[1][1::2]:
+            verdicts = [same_value(x, y) for x, y in zip(chain[::2], chains[1][::2], strict=True)]
+            if all(verdicts):
+                return True
+    return None
+
+
+def same_value(a, g):
+    """Whether two formulas have the same value at random points: True, False, or None when one cannot be read.
+
+    Rational values are compared exactly; a decimal may differ from a gold that is no integer by 1e-6 of its size."""
+    bare_a, bare_g = ("".join(t.split()) for t in (a, g))
+    if bare_a == bare_g:
+        return True
+    if "\\infty" in bare_a or "\\infty" in bare_g:
+        return False
+    try:
+        values = [(formula_value(a, k), formula_value(g, k)) for k in range(3)]
+        constant = len(set(values)) == 1
+        verdicts = [close(x, y, "." in a and constant) for x, y in values]
+    except (ValueError, ArithmeticError):  # _Unclear, log(0), numbers beyond floating point
+        return None
+    return False if False in verdicts else None if None in verdicts else True
+
+
+def close(x, y, decimal):
+    """Whether value x of an answer equals the gold's y: True, False, or None when rounding leaves it open.
+
+    `decimal`: the answer is a decimal number and may be rounded. Raises OverflowError beyond floating point."""
+    if isinstance(x, Fraction) and isinstance(y, Fraction):
+        return x == y or decimal and y.denominator != 1 and abs(x - y) <= TOLERANCE * min(1, abs(y))
+    difference, size = abs(complex(x) - complex(y)), max(1e-30, abs(complex(y)))
+    if not math.isfinite(difference) or not math.isfinite(size):
+        return None
+    if difference <= (1e-6 * min(1, size) if decimal else 1e-9 * size):
+        return True
+    return False if difference > 1e-7 * size else None
+
+
+def _same_equation(left_a, right_a, left_g, right_g):
+    """Whether left - right of one equation is a constant multiple of the other's."""
+    try:
+        ratios = []
+        for k in range(3):
+            gold = complex(formula_value(left_g, k)) - complex(formula_value(right_g, k))
+            ratios.append((complex(formula_value(left_a, k)) - complex(formula_value(right_a, k))) / gold)
+    except (ValueError, ArithmeticError):  # _Unclear, and log(0)
+        return None
+    if not abs(ratios[0]) or not all(cmath.isfinite(r) for r in ratios):
+        return None
+    return all(abs(r - ratios[0]) <= 1e-9 * abs(ratios[0]) for r in ratios)
+
+
+def main():
+    parser = make_parser(__doc__)
+    parser.add_argument("answer", help="LaTeX of an answer")
+    parser.add_argument("gold", help="LaTeX of the right answer")
+    args = parser.parse_args()
+    verdict = same_latex(tidy(args.answer[:CHARS]), tidy(args.gold[:CHARS]))
+    print({True: "equal", False: "not equal", None: "not for this reader: math-verify decides"}[verdict])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

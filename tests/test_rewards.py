@@ -1,0 +1,726 @@
+"""The grader: tables of answers and verdicts, properties over arbitrary text, and the worker processes.
+
+HYPOTHESIS_PROFILE=nightly runs each property on 100,000 examples."""
+
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from fractions import Fraction
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+import maths_rewards
+from maths_latex import formula_value, same_latex, tidy
+from maths_rewards import (
+    ANSWER_CHARS,
+    KINDS,
+    Grade,
+    accuracy_reward,
+    ask_math_verify,
+    extract_answer,
+    format_reward,
+    grade,
+    grade_batch,
+    grader_stats,
+    parse_gold,
+    read_number,
+)
+
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
+settings.register_profile("default", max_examples=60, deadline=None, suppress_health_check=SLOW)
+settings.register_profile("nightly", max_examples=100_000, deadline=None, suppress_health_check=SLOW)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def verdict(completion, gold, kind=None):
+    return grade(completion, gold, kind).correct
+
+
+# ---------------------------------------------------------------- tables
+
+RIGHT_NUMBERS = [
+    ("18", ["18", " 18\t", "18.", "$18", "£18", "18€", "18 USD", "18.00", "018", "18kg", "18 (apples)", "$18/hour"]),
+    (
+        "18",
+        ["**18**", "`18`", "<answer>18</answer>", "\\boxed{18}", "$\\boxed{18}$", "\\[18\\]", "\\text{18 cm}", "18°C"],
+    ),
+    (
+        "18",
+        ["x = 18", "9*2", "9*2 = 18", "2 × 9 = 18 apples", "36/2", "\\frac{36}{2}", "The answer is 18", "\\sqrt{324}"],
+    ),
+    (
+        "18",
+        [
+            "about 18",
+            "~18",
+            "eighteen",
+            "18 m^2",
+            "18 cm²",
+            "<18>",
+            "18 out of 20",
+            "She makes $18 every day.",
+            "18 cents",
+        ],
+    ),
+    ("60", ["60 minutes in 1 hour", "60 minutes (1 hour)", "1 hour = 60 minutes"]),
+    ("1234", ["1,234", "1 234", "1, 234", "1,234.00", "1\xa0234", "1{,}234", "1\\,234", "$1,234", "１２３４", "١٢٣٤"]),
+    ("3000000", ["$3 million", "3,000,000", "3e6", "3 x 10^6", "3 \\times 10^6", "3×10⁶", "three million"]),
+    ("0.75", ["3/4", "¾", "\\frac34", "\\dfrac{3}{4}", ".75", "0.750", "75e-2"]),
+    ("-1.5", ["-1 1/2", "-3/2", "−1.5", "\\frac{-3}{2}", "-$1.50", "minus 1.5"]),
+    ("2.5", ["2½", "2 1/2", "2 and a half", "two and a half", "2\\frac{1}{2}", "2 dollars and 50 cents"]),
+    ("25", ["25%", "25 percent", "25\\%"]),
+    ("8; 40", ["8, 40", "40 and 8", "(8, 40)", "x = 8, y = 40", "8 ft and 40 ft^2", "$8 & $40"]),
+    ("3:30 p.m.", ["3:30 PM", "3:30", "15:30", "at 3:30 p.m."]),
+    ("3:4", ["3:4", "3 to 4", "3 : 4", "3/4"]),
+    ("Mrs. Hilt", ["Mrs. Hilt", "mrs hilt", "The answer is Mrs. Hilt.", "**Mrs. Hilt**"]),
+    ("Yes", ["Yes, she can.", "YES"]),
+    ("The 60th caller.", ["60th caller", "the 60th caller"]),
+]
+WRONG_NUMBERS = [
+    (
+        "18",
+        ["17 or 18", "17-18", "18, 19", "18 and 19", "18 19", "18±1", ">18", "x \\geq 18", "more than 18", "not 18"],
+    ),
+    ("18", ["18.5", "18.000001", "180", "1", "-18", "18 million", "18_000", "18:00", "18i", "18j", "0x12", "0b10010"]),
+    (
+        "18",
+        ["", "N/A", "nan", "inf", "-Infinity", "1e999999999", "18/0", "\\boxed{}", "no answer", "eighteen or nineteen"],
+    ),
+    ("18", ["int('18')", "(lambda:18)()", "[18][0]", "18 if 1 else 0", "9**9**9**9", "9^9^9^9", "factorial(10**7)"]),
+    ("1234", ["1,23,4", "12,34", "1.234", "1,2,3,4"]),
+    ("22090603", ["22090604", "22090603.5"]),
+    ("0.33", ["0.333333", "1/3"]),
+    ("0.2", ["20%"]),
+    ("1", ["100%", "no one knows", "none", "1_000"]),
+    ("324", ["√324", "\\sqrt{324}"]),
+    ("2", ["2 and a half", "1/2", "two and a half", "3 - 1"]),
+    ("8; 40", ["8", "40", "8, 40, 5", "8, 8", "8 or 40"]),
+    ("3:30 p.m.", ["3:30 a.m.", "3:31 p.m.", "3.30", "30"]),
+    ("3:4", ["4:3", "3", "4"]),
+    ("Rug B", ["Rug A", "Rug", "Rug B or Rug A", "B"]),
+    ("Yes", ["No", "Yes or no"]),
+]
+
+
+@pytest.mark.parametrize(("gold", "answer"), [(gold, a) for gold, answers in RIGHT_NUMBERS for a in answers])
+def test_right_answers(gold, answer):
+    assert verdict(f"3 and 4 make 7.\n#### {answer}", gold)
+
+
+@pytest.mark.parametrize(("gold", "answer"), [(gold, a) for gold, answers in WRONG_NUMBERS for a in answers])
+def test_wrong_answers(gold, answer):
+    assert not verdict(f"#### {answer}", gold)
+
+
+LATEX = [
+    (r"\frac{14}{3}", [r"14/3", r"4\frac{2}{3}", "4 2/3", r"\frac{28}{6}", r"\dfrac{14}{3}\text{ cm}", "4.666666667"]),
+    (r"3\sqrt{13}", [r"\sqrt{117}", "3*sqrt(13)", r"3 \cdot \sqrt{13}", r"x = 3\sqrt{13}", "3√13", r"3*13^{1/2}"]),
+    (r"6 - 5i", ["-5i+6", "6-5i"]),
+    (r"1 \pm \sqrt{19}", [r"1+\sqrt{19}, 1-\sqrt{19}", r"x = 1 \pm \sqrt{19}", r"\{1-\sqrt{19}, 1+\sqrt{19}\}"]),
+    (r"(3,4]", [r"3 < x \le 4", r"x \in (3, 4]", r"\left(3,4\right]"]),
+    (r"(-\infty, 2) \cup (3, \infty)", [r"(3,\infty)\cup(-\infty,2)", r"x<2 \text{ or } x>3"]),
+    (
+        r"\begin{pmatrix} 1/5 \\ -18/5 \end{pmatrix}",
+        [r"\begin{bmatrix}0.2\\[4pt]-\frac{18}{5}\end{bmatrix}", "(1/5, -18/5)"],
+    ),
+    (r"\text{(C)}", ["C", r"\text{C}", "(C) 12"]),
+    (r"\text{Evelyn}", ["Evelyn", r"\textbf{evelyn}"]),
+    (r"90^\circ", ["90", "90 degrees", r"\angle ABC = 90^{\circ}"]),
+    (r".0000672", [r"6.72 \times 10^{-5}", "0.0000672"]),
+    (r"15\mbox{ cm}^2", ["15", "15 cm^2", r"15\,\text{cm}^2"]),
+    (r"5x - 7y + 11z + 4 = 0", ["-5x+7y-11z-4=0", "10x-14y+22z=-8"]),
+    (r"y = 2x + 3", ["2x+3", "y-2x=3", "y=3+2x"]),
+    (r"\cot x", [r"\frac{\cos x}{\sin x}", r"\frac{1}{\tan x}"]),
+    (r"3, 5, 7", ["7, 5, 3", r"\{3,5,7\}", "x=3, x=5, x=7", r"3, 5,\text{ and }7"]),
+    (r"(6,31,-1)", ["(a,b,c) = (6,31,-1)", "6, 31, -1", "a=6, b=31, c=-1"]),
+    (r"52_8", ["52", "52_{8}", "(52)_8"]),
+    (r"58,500", ["58500", r"58,\!500", "58 500"]),
+    (r"\$18.90", ["18.9", r"\$18.90", "18.90 dollars"]),
+    (r"50\%", ["50", r"50\%", "50 percent"]),
+    (r"x^5 - x^4 + x^3 - x^2 + x - 1", ["(x-1)(x^4+x^2+1)"]),
+    (r"\frac{n(n+1)}{2}", [r"\frac{n^2+n}{2}", r"\frac12 n(n+1)"]),
+    (r"18", [r"\text{eighteen}", "n = 18", r"3 \times 6 = 18", "18 square units", r"\approx 18"]),
+]
+WRONG_LATEX = [
+    (r"\frac{14}{3}", ["4.67", "4.6667", r"\frac{3}{14}", "14", "3"]),
+    (r"3\sqrt{13}", ["10.8167", "3", "13", r"3\sqrt{31}"]),
+    (r"6 - 5i", ["6+5i", "6", "5"]),
+    (r"1 \pm \sqrt{19}", [r"1+\sqrt{19}", r"1-\sqrt{19}"]),
+    (r"(3,4]", ["[3,4]", "(3,4)", "4", "(3,5]"]),
+    (r"(0,9) \cup (9,36)", ["(0,36)", "(0,9)"]),
+    (r"\begin{pmatrix} -1 & 0 \\ 0 & -1 \end{pmatrix}", [r"\begin{pmatrix}1&0\\0&1\end{pmatrix}", "-1"]),
+    (r"\text{(C)}", ["B", "3"]),
+    (r".0000672", ["0.0000671", "0"]),
+    (r"5x - 7y + 11z + 4 = 0", ["5x-7y+11z-4=0", "0"]),
+    (r"0", ["5x - 7y + 11z + 4 = 0"]),
+    (r"52_8", ["52_9", "8", "42"]),
+    (r"(6,31,-1)", ["(6,-1,31)", "(6,31)", "6"]),
+    (r"2k+2", ["2n+2", "2k", "2"]),
+    (r"2, 2, 3", ["2, 3, 3", "2, 3"]),
+    (r"50\%", ["0.5"]),
+    (r"18", ["18x", "18i", "17, 18", "", r"\text{none}", r"18 \text{ or } 19"]),
+    (r"\text{Evelyn}", ["Navin", "18"]),
+]
+
+
+@pytest.mark.parametrize(("gold", "answer"), [(gold, a) for gold, answers in LATEX for a in answers])
+def test_right_latex(gold, answer):
+    assert verdict(f"Thus $y=3$ and \\(\\boxed{{{answer}}}\\).", gold, "latex")
+
+
+@pytest.mark.parametrize(("gold", "answer"), [(gold, a) for gold, answers in WRONG_LATEX for a in answers])
+def test_wrong_latex(gold, answer):
+    assert not verdict(f"\\boxed{{{answer}}}", gold, "latex")
+
+
+EXTRACTION = [
+    ("#### 17\nWait.\n#### 18", "integer", "18", "####"),
+    ("#### 18\n####", "integer", "18", "####"),
+    ("####\n18", "integer", "18", "####"),
+    ("#### Final Answer\n18", "integer", "18", "####"),
+    ("#### Step 2: add 5\nSo \\boxed{18}", "integer", "18", "boxed"),
+    ("\\boxed{17}\n#### 18", "integer", "18", "####"),
+    ("\\boxed{17}\n#### 18", "latex", "17", "boxed"),
+    ("\\boxed{\\frac{1}{2}} and \\boxed{\\text{a \\} brace}}", "latex", "\\frac{1}{2}, \\text{a \\} brace}", "boxed"),
+    ("\\boxed{1}. No: \\boxed{2}", "latex", "2", "boxed"),
+    ("so \\boxed{28", "latex", None, "none"),
+    ("The answer is 18. That took 5 minutes.", "integer", "18", "answer is"),
+    ("3 + 4\nA: 18", "integer", "18", "answer is"),
+    ("#### 18<|im_end|>\n#### 19", "integer", "18", "####"),
+    ("She pays 3 dollars for 6 eggs, $18 in all.", "integer", "18 in all.", "last number"),
+    ("It is 17 or 18", "integer", "17 or 18", "last number"),
+    ("I cannot answer.", "integer", None, "none"),
+    ("We find that $x \\lt 3$.", "latex", "x \\lt 3", "last formula"),
+    ("", "latex", None, "none"),
+]
+
+
+@pytest.mark.parametrize(("completion", "kind", "answer", "rule"), EXTRACTION)
+def test_extraction(completion, kind, answer, rule):
+    found, found_rule = extract_answer(completion, kind)
+    assert (found and found.strip(), found_rule) == (answer, rule)
+
+
+# ---------------------------------------------------------------- gold answers
+
+
+@pytest.mark.parametrize(
+    ("raw", "text", "kind"),
+    [
+        ("18", "18", "integer"),
+        ("1,450,000", "1,450,000", "integer"),
+        ("9 (apples)", "9", "integer"),
+        ("14  (seats)", "14", "integer"),
+        ("6th", "6", "integer"),
+        ("3.5 (dollars)", "3.5", "decimal"),
+        ("-(1/3)", "-(1/3)", "fraction"),
+        ("5 (years old); 15 (years old)", "5; 15", "numbers"),
+        ("11:55 p.m. on 24 December 2014.", "11:55 p.m.", "ratio"),
+        ("3:4", "3:4", "ratio"),
+        ("Lisa's soccer team", "Lisa's soccer team", "text"),
+        (r"\frac{14}{3}", r"\frac{14}{3}", "latex"),
+    ],
+)
+def test_gold_is_typed_and_canonical(raw, text, kind):
+    gold = parse_gold(raw)
+    assert (gold.text, gold.kind) == (text, kind)
+    assert parse_gold(gold.text, gold.kind) == gold
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [("", None), ("  ", "latex"), ("x", "integer"), ("1.5", "integer"), ("1/0", "fraction"), ("3", "ratio"),
+     ("$", "latex"), ("5; x", "numbers"), ("...", "text"), ("18", "roman"), (18, None), ("1" * 5000, None),
+     ("1;" * 1000, "numbers")],
+)  # fmt: skip
+def test_unreadable_gold_is_refused(text, kind):
+    with pytest.raises(ValueError, match="gold answer"):
+        parse_gold(text, kind)
+
+
+# ---------------------------------------------------------------- rewards
+
+
+def test_rewards_in_trl_form():
+    texts = ["9*2\n#### 18", "#### 5", "\\boxed{18}", ""]
+    chats = [[{"role": "assistant", "content": t}] for t in texts]
+    for completions in (texts, chats):
+        assert accuracy_reward(completions, gold=["18"] * 4, kind=["integer"] * 4, prompts=[""] * 4) == [
+            1.0,
+            0.0,
+            1.0,
+            0.0,
+        ]
+        assert accuracy_reward(completions, gold=["18"] * 4) == [1.0, 0.0, 1.0, 0.0]
+        assert format_reward(completions, trainer_state=None) == [1.0, 1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("completion", "reward"),
+    [("#### 5", 1), ("a\n#### -1,234.5\n", 1), ("a #### 5", 0), ("#### 5\nmore", 0), ("#### 5\n#### 5", 0),
+     ("####5", 1), ("#### five", 0), ("#### 5 apples", 0), ("### 5", 0), ("##### 5", 0), ("#### 1,23", 0), ("#### ", 0),
+     ("#### 5.", 0)],
+)  # fmt: skip
+def test_format_reward(completion, reward):
+    assert format_reward([completion]) == [reward]
+
+
+# ---------------------------------------------------------------- properties
+
+PIECES = st.sampled_from(
+    [
+        "####",
+        "#### ",
+        "\n",
+        " ",
+        "\\boxed{",
+        "{",
+        "}",
+        "\\frac",
+        "\\frac{",
+        "\\sqrt",
+        "\\text{",
+        "\\left(",
+        "\\pm",
+        "\\cup",
+        "$",
+    ]
+    + [
+        "answer is ",
+        "A: ",
+        " or ",
+        " and ",
+        "^",
+        "_",
+        "**",
+        "*",
+        "/",
+        "-",
+        "+",
+        "=",
+        "<",
+        ">",
+        "(",
+        ")",
+        "[",
+        "]",
+        ",",
+        ".",
+        ":",
+    ]
+    + [
+        "1",
+        "23",
+        "456",
+        "0.5",
+        "1,000",
+        "1e5",
+        "1e999",
+        "eighteen",
+        " million",
+        "%",
+        "x",
+        "\\sin ",
+        "\\log_",
+        "!",
+        "|",
+        "\\infty",
+    ]
+    + [
+        "½",
+        "²",
+        "１",
+        "−",
+        "\u202f",
+        "\ufeff",
+        "ﷺ",
+        "İ",
+        "\\begin{pmatrix}",
+        "&",
+        "\\\\",
+        "\\end{pmatrix}",
+        "sq. cm/",
+        "<|im_end|>",
+    ]
+    + ["__import__('os').system('touch marker')", "open('marker','w')", "\\input{marker}", "exec('1')", "9**9**9"]
+)
+TEXT = st.one_of(st.text(max_size=300), st.lists(PIECES, max_size=60).map("".join))
+GOLDS = st.sampled_from([("18", "integer"), ("0.5", "decimal"), ("1/3", "fraction"), ("8; 40", "numbers"),
+                         ("3:30 p.m.", "ratio"), ("Rug B", "text")])  # fmt: skip
+LATEX_GOLDS = st.sampled_from(["18", r"\frac{14}{3}", "(3,4]", r"1 \pm \sqrt{19}", r"\text{(C)}", "x^2 + 1", "y = 2x",
+                               r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", "52_8", r"(0,9) \cup (9,36)"])  # fmt: skip
+
+
+@given(TEXT, GOLDS)
+def test_any_text_has_a_verdict(text, gold):
+    result = grade(text, *gold)
+    assert isinstance(result, Grade) and type(result.correct) is bool
+    assert format_reward([text])[0] in (0.0, 1.0)
+    assert not os.path.exists("marker")
+
+
+@given(TEXT, LATEX_GOLDS)
+def test_any_latex_is_settled_or_left_to_math_verify(text, gold):
+    result = maths_rewards._settle("\\boxed{" + text + "}", parse_gold(gold, "latex"))
+    assert isinstance(result, Grade) or all(isinstance(part, str) for part in result)
+    assert not os.path.exists("marker")
+
+
+@given(TEXT, TEXT)
+def test_the_formula_reader_refuses_or_answers(a, g):
+    assert same_latex(tidy(a[:ANSWER_CHARS]), tidy(g[:ANSWER_CHARS])) in (True, False, None)
+
+
+@given(st.lists(TEXT, min_size=2, max_size=6), GOLDS, st.randoms())
+def test_verdicts_do_not_depend_on_the_batch(texts, gold, random):
+    order = list(range(len(texts)))
+    random.shuffle(order)
+    golds, kinds = [gold[0]] * len(texts), [gold[1]] * len(texts)
+    together = grade_batch(texts, golds, kinds)
+    assert together == [grade(t, *gold) for t in texts]
+    assert [together[i] for i in order] == grade_batch([texts[i] for i in order], golds, kinds)
+
+
+@given(st.integers(-(10**15), 10**15), st.integers(-3, 3))
+def test_integers_are_told_apart_exactly(number, off):
+    assert verdict(f"#### {number + off}", str(number)) == (off == 0)
+    assert verdict(f"#### {number + off}.0", str(number)) == (off == 0)
+    assert verdict(f"\\boxed{{{number + off}}}", str(number), "latex") == (off == 0)
+
+
+@given(
+    st.decimals(min_value=-(10**6), max_value=10**6, places=3),
+    st.decimals(min_value=-(10**6), max_value=10**6, places=3),
+)
+def test_decimals_agree_with_exact_arithmetic(a, b):
+    gold = Fraction(b)
+    near = a == b if gold.denominator == 1 else abs(Fraction(a) - gold) <= Fraction(1, 10**6)
+    assert verdict(f"#### {a:f}", f"{b:f}") == near
+    assert verdict(f"#### {b:f}", f"{b:f}")
+
+
+@given(st.integers(-999, 999), st.integers(1, 99), st.integers(-999, 999), st.integers(1, 99))
+def test_fractions_agree_with_exact_arithmetic(a, b, c, d):
+    same = Fraction(a, b) == Fraction(c, d)
+    assert verdict(f"\\boxed{{\\frac{{{a}}}{{{b}}}}}", f"\\frac{{{c}}}{{{d}}}", "latex") == same
+    assert verdict(f"#### {a}/{b}", f"{c}/{d}") == (same or abs(Fraction(a, b) - Fraction(c, d)) <= Fraction(1, 10**6))
+
+
+@given(st.lists(st.integers(-9, 9), min_size=1, max_size=5), st.lists(st.integers(-9, 9), min_size=1, max_size=5))
+def test_polynomials_agree_with_their_coefficients(p, q):
+    def written(coefficients):
+        return " + ".join(f"({c}) x^{{{i}}}" for i, c in enumerate(coefficients))
+
+    product = [0] * (len(p) + len(q) - 1)
+    for i, a in enumerate(p):
+        for j, b in enumerate(q):
+            product[i + j] += a * b
+    assert same_latex(tidy(f"({written(p)})({written(q)})"), tidy(written(product))) is True
+    product[0] += 1
+    assert same_latex(tidy(f"({written(p)})({written(q)})"), tidy(written(product))) is False
+
+
+REWRITINGS = [
+    lambda a: f"  {a}\t",
+    lambda a: f"**{a}**",
+    lambda a: f"`{a}`",
+    lambda a: f"${a}$",
+    lambda a: f"\\boxed{{{a}}}",
+    lambda a: a.replace("-", "−"),
+    lambda a: f"{a} dollars",
+    lambda a: re.sub(r"^-?", r"\g<0>$", a),
+    lambda a: re.sub(r"\d+", lambda m: f"{int(m.group()):,}", a, count=1),
+    lambda a: re.sub(r"\d+", lambda m: f"{int(m.group()):,}".replace(",", "\u202f"), a, count=1),
+    lambda a: a.translate(str.maketrans("0123456789", "０１２３４５６７８９")),
+]
+
+
+@given(st.integers(-(10**9), 10**9), st.sampled_from(["", ".5", ".25"]), st.integers(0, 1), st.sampled_from(REWRITINGS))
+@example(-1234, ".5", 0, REWRITINGS[8])
+def test_rewriting_an_answer_does_not_change_its_verdict(number, decimals, off, rewrite):
+    gold, answer = f"{number}{decimals}", f"{number + off}{decimals}"
+    assert verdict(f"#### {rewrite(answer)}", gold) == verdict(f"#### {answer}", gold) == (off == 0)
+
+
+@given(st.integers(-(10**9), 10**9), st.sampled_from(["{:,}", " {} ", "{} (apples)", "{:,} (sq. ft)"]))
+def test_rewriting_a_gold_does_not_change_its_verdict(number, form):
+    assert verdict(f"#### {number}", form.format(number))
+    assert not verdict(f"#### {number + 1}", form.format(number))
+
+
+@given(
+    LATEX_GOLDS, st.sampled_from(["{}", " {} ", "${}$", "\\[{}\\]", "\\left. {} \\right.", "{}.", "\\displaystyle {}"])
+)
+def test_spacing_and_dollars_do_not_change_a_latex_verdict(gold, form):
+    assert verdict(f"\\boxed{{{form.format(gold)}}}", gold, "latex")
+    assert not verdict(f"\\boxed{{{form.format('7y')}}}", gold, "latex")
+
+
+@given(st.integers(0, 300), TEXT)
+def test_the_short_way_for_plain_integers_agrees_with_the_long_way(number, text):
+    for answer in (f"{number}", f" -{number}.0", f"${number}", text):
+        if maths_rewards.SIMPLE_RE.fullmatch(answer):
+            value = int(maths_rewards.SIMPLE_RE.fullmatch(answer).group(1))
+            assert read_number(answer) == value
+
+
+# ---------------------------------------------------------------- safety
+
+LONG = [
+    "1",
+    "1,",
+    "1 ",
+    "(",
+    "-",
+    "\\frac{",
+    "{",
+    "}",
+    "#### ",
+    "####\n",
+    "boxed{",
+    "\\boxed{1}",
+    "answer is ",
+    "1 or ",
+    "and ",
+]
+LONG += [
+    "= ",
+    "is ",
+    "is:",
+    "a b ",
+    "sq. cm/",
+    "ﷺ",
+    "½",
+    "\\sqrt",
+    "\\sin ",
+    "^{",
+    "$",
+    "<",
+    "\n",
+    "\\\\",
+    ":1",
+    "x^",
+    "(1+",
+]
+
+
+@pytest.mark.parametrize("piece", LONG)
+def test_long_text_costs_little(piece):
+    """Processor time against blow-ups only: a hundred times what a grade of such a text takes."""
+    started = time.process_time()
+    for text in (piece * (100_000 // len(piece)), "#### 1" + piece * (ANSWER_CHARS // len(piece) - 6)):
+        for gold in ("18", "8; 40", "3:4", "Rug B"):
+            grade(text, gold)
+        maths_rewards._settle(text, parse_gold(r"\frac{1}{2}", "latex"))
+    assert time.process_time() - started < 5
+
+
+HOSTILE = ["__import__('os').system('touch {}')", "open({!r},'w').write('x')", "\\immediate\\write18{{touch {}}}",
+           "exec(\"open('{}','w')\")", "x = eval('open(\"{}\",\"w\")')"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_text_is_evaluated(text, tmp_path):
+    marker = tmp_path / "marker"
+    for form in ("#### {}", "\\boxed{{{}}}", "{}"):
+        completion = form.format(text.format(marker))
+        assert not verdict(completion, "18")
+        assert not verdict(completion, r"\frac{1}{2}", "latex")
+        ask_math_verify(text.format(marker), "18")
+    assert not marker.exists()
+
+
+# ---------------------------------------------------------------- worker processes
+
+FOR_MATH_VERIFY = (
+    r"\begin{pmatrix}1 & 2\end{pmatrix} + \begin{pmatrix}5 & 6\end{pmatrix}",
+    r"\begin{pmatrix}6 & 8\end{pmatrix}",
+)
+
+
+def hard_verdict():
+    return verdict(f"\\boxed{{{FOR_MATH_VERIFY[0]}}}", FOR_MATH_VERIFY[1], "latex")
+
+
+def test_math_verify_is_asked_for_the_rest():
+    before = grader_stats()["asked"]
+    assert hard_verdict()
+    assert not verdict(f"\\boxed{{{FOR_MATH_VERIFY[0]}}}", r"\begin{pmatrix}6 & 9\end{pmatrix}", "latex")
+    assert grader_stats()["asked"] == before + 2
+
+
+@pytest.mark.parametrize(
+    "text", ["10^{10^{10^{10}}}!", "(x+1)^{99999999}", r"\sum_{n=1}^{10^9} \frac{1}{n}", "(" * 500, "\\"]
+)
+def test_math_verify_is_cut_short(text, monkeypatch):
+    """Whether it hangs, dies or refuses, the verdict is "not equal" and the next question is answered."""
+    hard_verdict()
+    monkeypatch.setattr(maths_rewards, "TIME_LIMIT", 1.0)
+    assert ask_math_verify(text, "17") is False
+    monkeypatch.undo()
+    assert hard_verdict()
+
+
+def test_math_verify_in_other_threads():
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(hard_verdict())) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 3
+
+
+def _grade_into(pipe):
+    pipe.send((hard_verdict(), grader_stats()["asked"]))
+
+
+def test_math_verify_in_a_forked_process():
+    assert hard_verdict()  # this process now has an idle worker that the child must not use
+    ours, theirs = multiprocessing.Pipe()
+    child = multiprocessing.get_context("fork").Process(target=_grade_into, args=(theirs,))
+    child.start()
+    assert ours.poll(60) and ours.recv() == (True, 1)
+    child.join()
+    assert hard_verdict()
+
+
+def test_an_outer_alarm_keeps_ringing():
+    rings = []
+    previous = signal.signal(signal.SIGALRM, lambda *_: rings.append(time.monotonic()))
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+    try:
+        assert hard_verdict()
+        during = len(rings)
+        while len(rings) < during + 3:
+            signal.pause()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_a_handler_that_raises_leaves_no_worker_in_a_question(monkeypatch):
+    def ring(*_):
+        raise Interrupted
+
+    assert hard_verdict()
+    monkeypatch.setattr(maths_rewards, "_read_line", ring)
+    with pytest.raises(Interrupted):
+        hard_verdict()
+    monkeypatch.undo()
+    assert hard_verdict()
+
+
+@pytest.fixture
+def fake_worker(monkeypatch):
+    """Workers that run the given Python instead of math-verify."""
+    real, idle = subprocess.Popen, maths_rewards._state()["idle"]
+
+    def use(code):
+        maths_rewards._stop_idle_workers(idle)
+        monkeypatch.setattr(
+            maths_rewards.subprocess, "Popen", lambda command, **kw: real([sys.executable, "-c", code], **kw)
+        )
+
+    yield use
+    maths_rewards._stop_idle_workers(idle)
+
+
+@pytest.mark.parametrize(
+    ("code", "event"),
+    [
+        ("print('ready', flush=True); input(); import time; time.sleep(60)", "timeouts"),
+        ("print('ready', flush=True); input(); raise MemoryError", "deaths"),
+        ("print('ready', flush=True); input(); print('tru', end='')", "deaths"),
+    ],
+)
+def test_a_worker_that_hangs_or_dies_is_counted_and_replaced(fake_worker, monkeypatch, code, event):
+    before = grader_stats()[event]
+    with monkeypatch.context() as patch:
+        patch.setattr(maths_rewards, "TIME_LIMIT", 0.5)
+        fake_worker(code)
+        assert not hard_verdict()
+    assert grader_stats()[event] == before + 1
+    monkeypatch.undo()
+    assert hard_verdict()
+
+
+def test_worker_memory_is_bounded():
+    code = "import maths_rewards, resource, io, sys; sys.stdin = io.TextIOWrapper(io.BytesIO());"
+    code += "maths_rewards._worker_main();"
+    code += "print(*resource.getrlimit(resource.RLIMIT_AS), file=sys.stderr); bytearray(4 * 2**30)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=maths_rewards.__file__.rpartition("/")[0], capture_output=True
+    )
+    assert done.returncode != 0 and b"MemoryError" in done.stderr
+    assert f"{2 * 2**30} {2 * 2**30}".encode() in done.stderr
+
+
+def test_neither_grader_nor_worker_imports_torch():
+    code = "import maths_rewards, sys, math_verify; maths_rewards.grade('1', '1');"
+    code += "assert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=maths_rewards.__file__.rpartition("/")[0], check=True)
+
+
+def test_missing_math_verify_is_said_at_the_start(monkeypatch):
+    monkeypatch.setattr(maths_rewards.importlib.util, "find_spec", lambda name: None)
+    maths_rewards.check_grader(["integer", "text"])
+    with pytest.raises(maths_rewards.BadInput, match="pip install"):
+        maths_rewards.check_grader(["latex"])
+
+
+# ---------------------------------------------------------------- command line
+
+
+def run(root, *arguments, stdin=""):
+    command = [sys.executable, str(root / "maths_rewards.py"), *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60)
+
+
+def test_command_line(root):
+    done = run(root, "--gold", "18", "--completion", "It is\n#### $18.00")
+    assert done.returncode == 0 and done.stdout == "verdict: correct\nanswer: $18.00\nrule: ####\n"
+    done = run(root, "--gold", r"\frac{14}{3}", "--kind", "latex", stdin=r"\boxed{\frac{28}{6}}")
+    assert "correct" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("--gold", ""), ("--gold", "x", "--kind", "integer"), ("--gold", "1", "--kind", "roman")]
+)
+def test_bad_input_is_one_line(root, arguments):
+    done = run(root, *arguments)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+def test_the_formula_reader_is_exact_and_bounded():
+    assert formula_value(tidy(r"\frac{1}{3} + \frac{1}{6}"), 0) == Fraction(1, 2)
+    assert formula_value(tidy("0.1 + 0.2"), 0) == Fraction(3, 10)
+    for text in ("9^{9^{9}}", "((9^{99})^{99})^{99}", "(" * 500 + "1" + ")" * 500, r"\sin" * 300 + " 1", "1000!"):
+        with pytest.raises((ValueError, ArithmeticError)):
+            formula_value(tidy(text[:ANSWER_CHARS]), 0)
+
+
+def test_all_kinds_are_graded():
+    examples = {
+        "integer": "5",
+        "decimal": "0.5",
+        "fraction": "1/3",
+        "numbers": "1; 2",
+        "ratio": "1:2",
+        "text": "Ann",
+        "latex": "x",
+    }
+    assert set(examples) == set(KINDS)
+    assert all(verdict(f"#### {gold}", gold, kind) for kind, gold in examples.items())
