@@ -1,0 +1,366 @@
+"""Batched sampling from a causal language model: the engine that training and evaluation share.
+
+One call answers a list of prompts with `num_samples` completions each (the experiments of "Probability Smoothing Policy
+Optimisation", arXiv 2509.21282, draw 4 in training and 1 or more in evaluation). What makes it faster than a loop over
+`model.generate`:
+
+- a prompt is read once and its keys and values are shared out to its samples, what all prompts begin with once for all;
+- the batch stays full: the row of a finished completion is given to the next waiting one at once, and when none is left
+  the batch shrinks, so no step is spent on rows that are done;
+- all rows write the same column of one preallocated key/value buffer, so a decoding step copies no cache.
+
+    from maths_generation import generate
+    completions = generate(model, [[1, 2, 3]], num_samples=4, max_new_tokens=128, temperature=0.8, top_p=0.9, top_k=0,
+                           eos_token_ids=[2], pad_token_id=0, seeds=[7], batch_size=256)
+
+Every sample owns its random numbers, drawn from (seed of its prompt, sample index). What a prompt is answered therefore
+does not depend on its neighbours, except that a matrix product may round its last bit differently in another batch.
+"""
+
+import os
+import sys
+from contextlib import contextmanager
+from itertools import chain, groupby, islice
+
+import numpy as np
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers.cache_utils import Cache, DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+CPU_PREFILL_TOKENS, GPU_PREFILL_TOKENS = 1024, 16384  # prompt tokens read in one pass: a CPU's cache holds few
+REFILL_SHARE = 16  # finished rows are replaced once they are a sixteenth of the batch: fewer, larger copies
+SHRINK_SHARE = 4  # with none waiting, a quarter of the rows idle pays for the copy that drops them
+SLACK_COLUMNS = 64  # columns the window moves through before it is copied back to the left
+NUCLEUS_GUESS = 64  # most nuclei are smaller than this; a row whose nucleus is not is sorted in full
+
+
+def sample_tokens(logits, uniforms, temperature, top_p=1.0, top_k=0):
+    """One token for each row by inverting its cumulative distribution.
+
+    logits: [rows, vocabulary]. uniforms: [rows], in [0, 1). top_k = 0 and top_p = 1 truncate nothing; other values as
+    in `transformers`: temperature, then top-k, then the smallest set of likeliest tokens whose mass reaches top_p.
+    Returns int64 [rows]. At temperature 0: the largest logit, `uniforms` unused.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    probs = torch.softmax(logits.float() / temperature, -1)
+    if top_p >= 1 and top_k <= 0:
+        return _invert(probs.cumsum(-1), uniforms)
+    size = min(top_k or NUCLEUS_GUESS, probs.shape[-1])
+    values, ids = probs.topk(size)
+    if top_k <= 0 and size < probs.shape[-1] and bool((values.sum(-1) < top_p).any()):
+        values, ids = probs.sort(-1, descending=True)
+    cdf = values.cumsum(-1)
+    if top_p < 1:
+        last = torch.searchsorted(cdf, top_p * (cdf[:, -1:] if top_k > 0 else torch.ones_like(cdf[:, -1:])))
+        uniforms = uniforms * cdf.gather(1, last.clamp(max=cdf.shape[1] - 1))[:, 0] / cdf[:, -1]
+    return ids.gather(1, _invert(cdf, uniforms)[:, None])[:, 0]
+
+
+def _invert(cdf, uniforms):
+    """The first index of each row [rows, n] whose cumulative mass exceeds uniforms [rows] times the row's total."""
+    index = torch.searchsorted(cdf, (uniforms * cdf[:, -1])[:, None], right=True)
+    return index[:, 0].clamp(max=cdf.shape[1] - 1)
+
+
+def draw_uniforms(seed, sample, count):
+    """The random numbers of one sample: float32 [count] in [0, 1), a function of (seed, sample) alone."""
+    return np.random.default_rng([seed, sample]).random(count, dtype=np.float32)
+
+
+class _WindowLayer(DynamicLayer):
+    """Keys and values of one layer: written in place at one column of a shared buffer, read through a window."""
+
+    def __init__(self, key_window, value_window, column):
+        super().__init__()
+        self.keys, self.values, self.is_initialized = key_window, value_window, True
+        self.column = column
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        self.keys[:, :, self.column] = key_states[:, :, 0]
+        self.values[:, :, self.column] = value_states[:, :, 0]
+        return self.keys, self.values
+
+
+class _Batch:
+    """The rows being decoded, all at the same column `now` of one key/value buffer.
+
+    kv: [2 x layers, rows, heads, columns, head size]; bias (0 or -inf), tokens, uniforms: [rows, columns].
+    left[r] is the first column row r uses, first[r] the column of its first new token, owner[r] its (prompt, sample).
+    """
+
+    def __init__(self, store, rows, longest, max_new_tokens):
+        kinds, _, heads, _, head_size = store.shape
+        device, dtype = store.device, store.dtype
+        self.align = 16 if device.type == "cuda" else 1  # CUDA's masked attention copies a bias that is not aligned
+        columns = -(-(longest + max_new_tokens + SLACK_COLUMNS) // 16) * 16
+        # Zeros, not empty: a masked column is multiplied by 0, and 0 times a stray NaN would be NaN.
+        self.kv = torch.zeros(kinds, rows, heads, columns, head_size, dtype=dtype, device=device)
+        self.bias = torch.full((rows, columns), float("-inf"), dtype=dtype, device=device)
+        self.tokens = torch.zeros(rows, columns + 1, dtype=torch.long, device=device)
+        self.uniforms = torch.zeros(rows, columns + max_new_tokens, device=device)
+        self.position_zero = torch.zeros(rows, dtype=torch.long, device=device)
+        self.stop = torch.zeros(rows, dtype=torch.long, device=device)
+        self.left, self.first, self.owner = [0] * rows, [0] * rows, [None] * rows
+        self.rows, self.longest, self.max_new_tokens = rows, longest, max_new_tokens
+        self.now = self.low = longest
+
+    def place(self, rows, store, entries, lengths, last_tokens, owners, uniforms):
+        """Start `rows` at the current column.
+
+        entries[i] of store [2 x layers, prompts, heads, width, head size] is the prefix of row i, lengths[i] tokens
+        long and padded on the right. last_tokens[i], the end of its prompt, is what the next step reads.
+        """
+        now, width, device = self.now, store.shape[3], store.device
+        index, length = torch.tensor(rows, device=device), torch.tensor(lengths, device=device)
+        self.kv[:, index, :, now - width : now] = store[:, torch.tensor(entries, device=device)]
+        visible = torch.arange(width, device=device)[None] < length[:, None]
+        self.bias[index] = float("-inf")
+        self.bias[index, now - width : now] = torch.where(visible, 0.0, float("-inf")).to(self.bias.dtype)
+        self.tokens[index, now] = torch.tensor(last_tokens, device=device)
+        self.uniforms[index, now : now + self.max_new_tokens] = torch.from_numpy(uniforms).to(device)
+        self.position_zero[index] = now - length
+        self.stop[index] = now + self.max_new_tokens
+        for row, owner in zip(rows, owners, strict=True):
+            self.left[row], self.first[row], self.owner[row] = now - width, now + 1, owner
+        self.low = min(self.left[r] for r in self.live())
+
+    def live(self):
+        """The rows that still decode."""
+        return [r for r in range(self.rows) if self.owner[r] is not None]
+
+    def step(self, model, is_end, sampling):
+        """Decode one token in every row; returns the indices of the rows that ended with it."""
+        if self.now == self.kv.shape[3]:
+            self.slide()
+        n, now = self.rows, self.now
+        low, high = self.low // self.align * self.align, -(-(now + 1) // self.align) * self.align
+        self.bias[:n, now] = 0
+        window = self.kv[:, :n, :, low:high].unbind(0)
+        layers = [_WindowLayer(k, v, now - low) for k, v in zip(window[::2], window[1::2], strict=True)]
+        logits = model(
+            input_ids=self.tokens[:n, now : now + 1],
+            attention_mask=self.bias[:n, None, None, low:high],
+            position_ids=(now - self.position_zero[:n])[:, None],
+            past_key_values=Cache(layers=layers),
+            use_cache=True,
+        ).logits[:, -1]
+        chosen = sample_tokens(logits, self.uniforms[:n, now], *sampling)
+        self.tokens[:n, now + 1] = chosen
+        self.now = now + 1
+        return (is_end[chosen] | (self.stop[:n] == self.now)).nonzero()[:, 0].tolist()
+
+    def retire(self, ended):
+        """Free the rows that ended; returns [((prompt, sample), token ids)]."""
+        rows = [r for r in ended if self.owner[r] is not None]
+        if not rows:
+            return []
+        base = min(self.first[r] for r in rows)
+        texts = self.tokens[rows, base : self.now + 1].tolist()
+        finished = [(self.owner[r], text[self.first[r] - base :]) for r, text in zip(rows, texts, strict=True)]
+        for r in rows:
+            self.owner[r] = None
+        self.position_zero[rows] = self.now  # an idle row keeps decoding until it is reused: keep its positions small
+        self.low = min((self.left[r] for r in self.live()), default=self.now)
+        return finished
+
+    def slide(self):
+        """Move the window in use to the left end of the buffers."""
+        low = min(self.low, self.now - self.longest)
+        width = self.now - low
+        for buffer in self.kv:  # one layer at a time: the copy that an overlapping move needs stays small
+            buffer[: self.rows, :, :width] = buffer[: self.rows, :, low : self.now].clone()
+        self.bias[:, :width] = self.bias[:, low : self.now].clone()
+        self.bias[:, width:] = float("-inf")
+        self.tokens[:, : width + 1] = self.tokens[:, low : self.now + 1].clone()
+        self.uniforms[:, : -low or None] = self.uniforms[:, low:].clone()
+        self.position_zero -= low
+        self.stop -= low
+        self.left, self.first = [c - low for c in self.left], [c - low for c in self.first]
+        self.now, self.low = width, self.low - low
+
+    def shrink(self):
+        """Drop the idle rows."""
+        keep = self.live()
+        n, window = len(keep), slice(self.low, self.now)
+        for buffer in self.kv:
+            buffer[:n, :, window] = buffer[keep, :, window]
+        for buffer in (self.bias, self.tokens, self.uniforms, self.position_zero, self.stop):
+            buffer[:n] = buffer[keep]
+        self.left, self.first, self.owner = ([x[r] for r in keep] for x in (self.left, self.first, self.owner))
+        self.rows = n
+
+
+def _attend(module, query, key, value, attention_mask, scaling=None, **kwargs):
+    """Attention of one new token a row on the CPU: plain products over the key/value heads, with no copy of the cache.
+
+    query: [rows, heads, 1, head size]; key, value: [rows, key/value heads, columns, head size]. Twice as fast there as
+    scaled_dot_product_attention, which is called for anything longer. Returns [rows, 1, heads, head size], None.
+    """
+    rows, heads, length, size = query.shape
+    if length > 1 or attention_mask is None or kwargs.get("position_bias") is not None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    grouped = query.reshape(rows, key.shape[1], -1, size) * (size**-0.5 if scaling is None else scaling)
+    weights = torch.softmax(grouped @ key.transpose(2, 3) + attention_mask, -1)
+    return (weights @ value).reshape(rows, 1, heads, size), None
+
+
+def _read_prompts(model, prompts, shared, pad_token_id):
+    """Keys and values of all but the last token of each prompt: [2 x layers, prompts, heads, width, head size].
+
+    shared: the same for tokens that all prompts begin with, [2 x layers, 1, heads, tokens, head size], or None. Padding
+    is on the right, where causal attention never looks at it.
+    """
+    known = 0 if shared is None else shared.shape[3]
+    width = max(1, max(len(p) for p in prompts) - 1 - known)
+    ids = [(p[known:-1] + [pad_token_id] * width)[:width] for p in prompts]
+    cache = DynamicCache()
+    for layer in range(0 if shared is None else len(shared) // 2):
+        key, value = shared[2 * layer : 2 * layer + 2].expand(-1, len(prompts), -1, -1, -1)
+        cache.update(key, value, layer)
+    device = model.get_input_embeddings().weight.device
+    model(input_ids=torch.tensor(ids, device=device), past_key_values=cache, use_cache=True, logits_to_keep=1)
+    tensors = [t for layer in cache.layers for t in (layer.keys, layer.values)]
+    if len({t.shape for t in tensors}) > 1:
+        raise ValueError(f"{type(model).__name__}: its layers keep caches of different shapes; use the vllm backend")
+    return torch.stack([t.to(tensors[-1].dtype) for t in tensors])
+
+
+def _waiting_rows(model, prompts, order, num_samples, seeds, pad_token_id, max_new_tokens):
+    """Yields, in order, (store, entry, prefix length, last prompt token, owner, uniforms) for every row to decode."""
+    begin = os.path.commonprefix([prompts[i][:-2] for i in order])  # the system prompt: read once for all
+    shared = _read_prompts(model, [[*begin, pad_token_id]], None, pad_token_id) if begin and len(order) > 1 else None
+    limit = CPU_PREFILL_TOKENS if _on_cpu(model) else GPU_PREFILL_TOKENS
+    at = 0
+    while at < len(order):
+        count = max(1, limit // len(prompts[order[at]]))
+        group = order[at : at + count]
+        store = _read_prompts(model, [prompts[i] for i in group], shared, pad_token_id)
+        for entry, i in enumerate(group):
+            for sample in range(num_samples):
+                uniforms = draw_uniforms(seeds[i], sample, max_new_tokens)
+                yield store, entry, len(prompts[i]) - 1, prompts[i][-1], (i, sample), uniforms
+        at += count
+
+
+def _refill(batch, waiting):
+    """Give the idle rows of the batch to waiting ones; returns how many were placed."""
+    idle = [r for r in range(batch.rows) if batch.owner[r] is None]
+    news = list(islice(waiting, len(idle)))
+    for _, piece in groupby(zip(idle, news, strict=False), key=lambda pair: id(pair[1][0])):
+        rows, entries = zip(*piece, strict=True)
+        store, entry, length, last, owner, uniforms = zip(*entries, strict=True)
+        batch.place(list(rows), store[0], list(entry), list(length), list(last), owner, np.stack(uniforms))
+    return len(news)
+
+
+def _decode(model, prompts, order, num_samples, batch_size, sampling, max_new_tokens, eos_ids, pad_token_id, seeds):
+    """Yields ((prompt, sample), token ids) as completions end. `order` lists the prompts to answer, longest first."""
+    waiting = _waiting_rows(model, prompts, order, num_samples, seeds, pad_token_id, max_new_tokens)
+    first = next(waiting)
+    waiting = chain([first], waiting)
+    rows = min(batch_size, len(order) * num_samples)
+    batch = _Batch(first[0], rows, max(1, len(prompts[order[0]]) - 1), max_new_tokens)
+    del first  # holds the keys and values of the first prompts
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    is_end = torch.zeros(vocabulary, dtype=torch.bool, device=batch.kv.device)
+    is_end[[i for i in eos_ids if i < vocabulary]] = True  # a tokenizer can have tokens that the model cannot produce
+    idle, left = rows, len(order) * num_samples
+    while left or idle < batch.rows:
+        if left and idle * REFILL_SHARE >= batch.rows:
+            placed = _refill(batch, waiting)
+            left, idle = left - placed, idle - placed
+        elif not left and idle * SHRINK_SHARE >= batch.rows:
+            batch.shrink()
+            idle = 0
+        finished = batch.retire(batch.step(model, is_end, sampling))
+        idle += len(finished)
+        yield from finished
+
+
+def generate(
+    model,
+    prompts,
+    *,
+    num_samples,
+    max_new_tokens,
+    temperature,
+    top_p,
+    top_k,
+    eos_token_ids,
+    pad_token_id,
+    seeds,
+    batch_size,
+    progress=None,
+):
+    """Sample `num_samples` completions of every prompt.
+
+    prompts: token ids, one list a prompt. seeds: one integer a prompt. temperature 0 is greedy. top_p 1 and top_k 0
+    truncate nothing. batch_size: rows decoded at once; it is halved, with a line on stderr, when the device runs out of
+    memory. progress(prompt index, its samples) is called as prompts finish. Returns completions[prompt][sample]: token
+    ids, with the end token where one was produced. The same arguments on the same machine give the same result. The
+    model's generation config is not read, and its training mode is put back afterwards.
+    Raises ValueError for an argument out of range or a model whose attention this engine cannot drive.
+    """
+    _check(model, prompts, num_samples, max_new_tokens, temperature, top_p, top_k, seeds, batch_size)
+    samples = [[None] * num_samples for _ in prompts]
+    missing = [num_samples] * len(prompts)
+    settings = ((temperature, top_p, top_k), max_new_tokens, eos_token_ids, pad_token_id, seeds)
+    with _ready(model), torch.inference_mode():
+        while order := sorted((i for i, n in enumerate(missing) if n), key=lambda i: -len(prompts[i])):
+            for i in order:
+                missing[i] = num_samples  # after running out of memory a prompt is answered again from the start
+            try:
+                for (i, sample), tokens in _decode(model, prompts, order, num_samples, batch_size, *settings):
+                    samples[i][sample] = tokens
+                    missing[i] -= 1
+                    if progress and not missing[i]:
+                        progress(i, samples[i])
+            except torch.OutOfMemoryError:
+                if batch_size == 1:
+                    raise
+                batch_size //= 2
+                print(f"out of memory: going on with {batch_size} rows at a time", file=sys.stderr)
+                torch.cuda.empty_cache()
+    return samples
+
+
+@contextmanager
+def _ready(model):
+    """The model in evaluation mode, with the attention that suits a CPU if it is on one; put back at the end."""
+    config, was_training = model.config.get_text_config(), model.training
+    attention = config._attn_implementation
+    model.eval()
+    if attention == "sdpa" and _on_cpu(model):
+        AttentionInterface.register("rows_on_cpu", _attend)
+        AttentionMaskInterface.register("rows_on_cpu", sdpa_mask)
+        config._attn_implementation = "rows_on_cpu"
+    try:
+        yield
+    finally:
+        model.train(was_training)
+        config._attn_implementation = attention
+
+
+def _on_cpu(model):
+    return model.get_input_embeddings().weight.device.type == "cpu"
+
+
+def _check(model, prompts, num_samples, max_new_tokens, temperature, top_p, top_k, seeds, batch_size):
+    """Raises ValueError for what `generate` cannot do."""
+    if min(num_samples, max_new_tokens, batch_size) < 1:
+        raise ValueError("num_samples, max_new_tokens and batch_size must be at least 1")
+    if not (0 <= temperature < float("inf")) or not 0 < top_p <= 1 or top_k < 0:
+        raise ValueError("temperature must be 0 or more, top_p in (0, 1], top_k 0 or more")
+    if len(seeds) != len(prompts) or not all(prompts):
+        raise ValueError("every prompt needs a seed and at least one token")
+    config = model.config.get_text_config()
+    if config._attn_implementation not in ("sdpa", "eager"):
+        raise ValueError(f"attention {config._attn_implementation!r}: load the model with attn_implementation='sdpa'")
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
+    longest = max(map(len, prompts), default=0) + max_new_tokens
+    if kinds - {"full_attention", "sliding_attention"} or ("sliding_attention" in kinds and longest > (window or 0)):
+        raise ValueError(f"layers of type {', '.join(sorted(kinds))} at {longest} tokens: use the vllm backend")
