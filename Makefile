@@ -1,0 +1,42 @@
+# make demo: the main job on the embedded default. make test: the tests. Both make their own environment first.
+PYTHON ?= $(shell command -v python3.11 || echo python3)
+BIN := .venv/bin
+PY := $(BIN)/python
+THREADS ?= $(shell nproc)
+export OMP_NUM_THREADS ?= $(THREADS)
+
+.PHONY: demo test lint nightly clean
+
+demo: .venv/patched
+	$(PY) maths_finetuning.py --model demo --trust_region_method pspo --seed 0
+	$(PY) maths_evaluations.py --model_path demo --temperatures 0 1 --samples_per_prompt 4
+	$(PY) maths_evaluations.py --model_path runs/demo/pspo/seed0 --temperatures 0 1 --samples_per_prompt 4
+	$(PY) maths_compare.py runs/demo/base runs/demo/pspo/seed0
+	@echo
+	@echo "The reward curve: runs/demo/pspo/seed0/reward_curve.png"
+	@echo "The same for a real model (the first command needs internet, the others a GPU):"
+	@echo "  $(PY) save_model_locally.py --models Qwen2.5-0.5B"
+	@echo "  $(PY) maths_finetuning.py --model Qwen2.5-0.5B --trust_region_method pspo --seed 0"
+	@echo "  $(PY) maths_evaluations.py --model_path runs/Qwen2.5-0.5B/pspo/seed0 --samples_per_prompt 4"
+
+test: .venv/patched
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(PYTEST_ARGS)
+
+lint: .venv/patched
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+nightly: .venv/patched
+	HYPOTHESIS_PROFILE=nightly GRPSPO_SLOW_TESTS=1 OMP_NUM_THREADS=1 $(PY) -m pytest
+
+.venv/installed: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+.venv/patched: .venv/installed apply_patches.py grpotrainer.patch grpoconfig.patch
+	$(PY) apply_patches.py
+	touch $@
+
+clean:
+	rm -rf .venv runs
