@@ -40,7 +40,7 @@ from maths_datasets import (
     make_parser,
     run_script,
 )
-from maths_rewards import format_reward, grade_batch
+from maths_rewards import check_grader, format_reward, grade_batch
 from maths_statistics import Sample, print_table, summarise_dataset
 
 PAPER_DATASETS = ["gsm8k", "MATH-500", "asdiv", "SVAMP"]
@@ -718,6 +718,7 @@ def main():
     args.datasets = list(dict.fromkeys(args.datasets or (["demo"] if trained_on_demo(dirs[0]) else PAPER_DATASETS)))
     out = choose_output_dir(args, dirs[0])
     problems = load_problems(args)
+    check_grader({row["kind"] for rows in problems.values() for row in rows.values()})
     with open_output_dir(out):
         settings = regrade_stored(args, out, problems) if args.regrade else generate_missing(args, out, dirs, problems)
         summary = write_summary(args, out, problems, settings)

@@ -16,6 +16,7 @@ The same command again continues the run, or says that it is finished. SIGTERM a
 current generation cycle and exit with code 75 ("saved, not finished"); a second signal exits at once.
 """
 
+import argparse
 import difflib
 import hashlib
 import json
@@ -230,14 +231,18 @@ def choose_precision(device):
 
 
 def table_values(args):
-    """The row of PRESETS for this model and method over what all share, and the run directory."""
+    """The row of PRESETS for this model and method over what all share."""
     name, method = Path(args.model).name, args.trust_region_method
     shared = SHARED_SFT if method == "sft" else SHARED
     demo = (DEMO_SFT if method == "sft" else DEMO) if name == "demo" else {}
-    row = PRESETS.get(name, {}).get(method, {})
-    output_dir = Path(args.output_root) / name / method / f"seed{args.seed}"
-    own = {"output_dir": str(output_dir), "seed": args.seed}
-    return {**shared, **demo, **row, **own} | ({} if method == "sft" else {"trust_region_method": method})
+    return {**shared, **demo, **PRESETS.get(name, {}).get(method, {})}
+
+
+def run_values(args):
+    """What follows from --model, --trust_region_method and --seed alone: the run directory is named by these."""
+    name, method = Path(args.model).name, args.trust_region_method
+    values = {"output_dir": str(Path(args.output_root) / name / method / f"seed{args.seed}"), "seed": args.seed}
+    return values if method == "sft" else {**values, "trust_region_method": method}
 
 
 def resolve(args, rest):
@@ -255,14 +260,15 @@ def resolve(args, rest):
     layers = {
         "machine": choose_precision(args.device),
         "table": table_values(args),
+        "run": run_values(args),
         "recipe": args.recipe,
         "flag": flags,
     }
     if not any("learning_rate" in layers[origin] for origin in ("table", "recipe", "flag")):
         raise BadInput(f"{args.model} has no row in the table of published values: give --learning_rate")
     parser = TrlParser(kinds, allow_abbrev=False)
-    parser.error = lambda message: (_ for _ in ()).throw(BadInput(message))
-    values = {key: value for layer in ("machine", "table", "recipe") for key, value in layers[layer].items()}
+    parser.error = raise_bad_input
+    values = {key: value for layer in ("machine", "table", "run", "recipe") for key, value in layers[layer].items()}
     unknown = [key for key in values if key not in {action.dest for action in parser._actions}]
     if unknown:
         raise BadInput(unknown_key_message(unknown[0], parser))
@@ -273,24 +279,24 @@ def resolve(args, rest):
         raise BadInput(f"configuration: {error}") from None
     origins = {key: origin for origin, layer in layers.items() for key in layer}
     both = {**vars(model_config), **vars(config)}
-    return (
-        config,
-        model_config,
-        {key: (both[key], origins.get(key, "default")) for key in sorted(both) if key[0] != "_"},
-    )
+    values = {key: (both[key], origins.get(key, "default")) for key in sorted(both) if key[0] != "_"}
+    return config, model_config, values
 
 
 def explicit_flags(parser, rest):
     """What the command line itself sets, {field: value}; raises BadInput for a flag that TRL does not have."""
-    import argparse
-
-    parser.error = lambda message: (_ for _ in ()).throw(BadInput(f"{message} (--help lists the options)"))
+    parser.error = raise_bad_input
     for action in parser._actions:
         action.default, action.required = argparse.SUPPRESS, False
     known, unknown = parser.parse_known_args(rest)
     if unknown:
         raise BadInput(unknown_key_message(unknown[0], parser))
     return vars(known)
+
+
+def raise_bad_input(message):
+    """What a parser of TRL's does on an error, in place of printing its 300 options."""
+    raise BadInput(f"{message} (--print_config lists the options)")
 
 
 def unknown_key_message(key, parser):
@@ -303,7 +309,8 @@ def unknown_key_message(key, parser):
 def print_config(values):
     """Every value and where it came from, what was chosen first, TRL's defaults last."""
     width = max(map(len, values))
-    for origin in ("flag", "recipe", "table", "machine", "default"):
+    print(f"{'option':{width}}  {'value':24}  origin (run: from --model, --trust_region_method and --seed)")
+    for origin in ("flag", "recipe", "run", "table", "machine", "default"):
         rows = {key: value for key, (value, source) in values.items() if source == origin}
         for key, value in rows.items():
             print(f"{key:{width}}  {value!r:24}  {origin}")
@@ -387,12 +394,12 @@ def is_inert(config):
     return config.gradient_accumulation_steps % micro_steps == 0 and not corrected
 
 
-def describe(config, rows, processes):
-    """One line each on the trust region, the cycle, the precision and the device."""
+def describe(config, weights, rows, processes):
+    """One line each on the trust region, the cycle, the precision and the device. weights: their dtype, a string."""
     batch = config.per_device_train_batch_size * processes * config.gradient_accumulation_steps
     dtype = "bf16 autocast" if config.bf16 else "fp16 autocast" if config.fp16 else "no autocast"
     device = "cpu" if config.use_cpu else "cuda"
-    lines = [f"precision: fp32 weights, {dtype}", f"device: {device}, {processes} process{'es' * (processes > 1)}"]
+    lines = [f"precision: {weights} weights, {dtype}", f"device: {device}, {processes} process{'es' * (processes > 1)}"]
     if not hasattr(config, "trust_region_method"):
         return [f"supervised: {batch} rows a step, {rows // batch} steps an epoch", *lines]
     cycle, completions = cycle_steps(config), config.generation_batch_size
@@ -605,17 +612,21 @@ def check_weights(path):
             raise BadInput(f"{file} is damaged ({error}): fetch the model again") from None
 
 
-def check_before_start(args):
-    """What can be wrong without TRL or a model in memory; returns the model's directory. Raises BadInput."""
+def check_trl(method):
+    """Raises BadInput unless the trainer itself knows the method; SFT needs no patch."""
+    try:
+        if method != "sft":
+            require_patched_trl(method)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+
+
+def check_model(args):
+    """The model's directory; raises BadInput for what is wrong with it, at the cost of reading a header."""
     model_path = find_model(args.model, get_cache_dir(args.cache_dir))
     if (model_path / "adapter_config.json").is_file() and not (model_path / "config.json").is_file():
         raise BadInput(f"{model_path} is an adapter; train from a full model (--merge_adapter writes one)")
     check_weights(model_path)
-    if args.trust_region_method != "sft":
-        try:
-            require_patched_trl(args.trust_region_method)
-        except ValueError as error:
-            raise BadInput(str(error)) from None
     return model_path
 
 
@@ -625,12 +636,13 @@ def main():
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func is experimental; TRL is pinned
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # TRL's own use of old names
     args.dataset = args.dataset or ("demo" if Path(args.model).name == "demo" else "gsm8k")
-    model_path = check_before_start(args)
+    check_trl(args.trust_region_method)
+    if args.print_config:
+        print_config(resolve(args, rest)[2])
+        return 0
+    model_path = check_model(args)
     config, model_config, values = resolve(args, rest)
     check_config(args, config, model_config)
-    if args.print_config:
-        print_config(values)
-        return 0
     return run_training(args, config, model_config, values, model_path)
 
 
@@ -677,7 +689,7 @@ def run_training(args, config, model_config, values, model_path):
     if record["status"] == "finished":
         say(f"{path} is finished; --overwrite starts it afresh")
         return 0
-    say("\n".join(describe(config, len(data["train"]), processes.num_processes)))
+    say("\n".join(describe(config, model_config.dtype, len(data["train"]), processes.num_processes)))
     say(f"continuing from {checkpoint}" if checkpoint else f"starting {path}")
     model = load_model(model_path, model_config, tokenizer)
     trainer = make_trainer(args, config, model_config, model, tokenizer, data)
@@ -689,7 +701,7 @@ def finish_training(args, trainer, path, record, rows, checkpoint, say):
     from transformers import PrinterCallback, ProgressCallback
 
     from maths_plots import plot_training
-    from maths_runs import EXIT_SAVED, Progress, Run, save_final
+    from maths_runs import EXIT_SAVED, Progress, Run, save_final, write_model_card
 
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
@@ -703,6 +715,7 @@ def finish_training(args, trainer, path, record, rows, checkpoint, say):
     save_final(trainer, path, args.merge_adapter)
     if trainer.accelerator.is_main_process:
         plot_training([path], path / "reward_curve.png")
+        write_model_card(path, record)
         run.write_record("finished")
         say(f"finished: {path} ({record['wall_seconds']:.0f} s)")
     return 0

@@ -38,7 +38,7 @@ def draw_curve(axes, rows, key, colour, label):
         axes.plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
         axes.plot(steps, smooth(values, max(1, len(values) // 20)), color=colour, linewidth=1.8, label=label)
     checks = [(row["step"], row[f"eval_{key}"]) for row in rows if row.get(f"eval_{key}") is not None]
-    if checks:
+    if checks and not key.startswith("trust_region/"):  # in validation nothing is updated: every ratio is 1
         axes.plot(*zip(*checks, strict=True), "o", color=colour, markeredgecolor="white", markersize=7)
 
 

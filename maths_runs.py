@@ -280,6 +280,21 @@ def save_final(trainer, path, merge_adapter):
     temporary.rmdir()
 
 
+def write_model_card(path, record):
+    """README.md of the finished model, in place of the one that TRL writes for the Hub; no licence is claimed."""
+    chosen = "\n".join(f"| {key} | {value} |" for key, value in sorted(record["config"].items()))
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    text = (
+        f"---\nlibrary_name: transformers\ntags: [grpo, pspo, trl]\n---\n\n# {record['model']}, {record['method']}, "
+        f"seed {record['seed']}\n\n{record['model']} fine-tuned with the trust region method `{record['method']}` "
+        f"(Probability Smoothing Policy Optimisation, arXiv 2509.21282).\nTrained with {versions}; what was chosen:\n\n"
+        f"| option | value |\n|---|---|\n{chosen}\n"
+    )
+    temporary = path / "README.md.tmp"
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path / "README.md")
+
+
 def main():
     parser = make_parser(__doc__)
     parser.add_argument("run_dir", type=Path, nargs="+", help="run directories")

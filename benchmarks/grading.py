@@ -5,9 +5,9 @@ to be right and must cost nothing. Both graders see the same rows in the same ru
 time; a question that ours passes on to a math-verify worker adds the wall-clock time of its answer. Labelled rows are
 JSON lines with gold, completion, label_correct and dataset, in DIR/labelled/*.dev.jsonl.
 
-    python benchmarks/grading.py --shared DIR            # about 2 minutes on one core
-    python benchmarks/grading.py --shared DIR --list     # and our disagreements with the labels
-    python benchmarks/grading.py --shared DIR --limit 200
+    python benchmarks/grading.py --data_dir DIR            # about 2 minutes on one core
+    python benchmarks/grading.py --data_dir DIR --list     # and our disagreements with the labels
+    python benchmarks/grading.py --data_dir DIR --limit 200
 """
 
 import json
@@ -137,13 +137,13 @@ def slowest_hostile():
 
 def main():
     parser = make_parser(__doc__)
-    parser.add_argument("--shared", required=True, type=Path, help="directory that holds labelled/*.dev.jsonl")
+    parser.add_argument("--data_dir", required=True, type=Path, help="directory that holds labelled/*.dev.jsonl")
     parser.add_argument("--limit", type=int, help="at most so many rows of each file")
     parser.add_argument("--list", action="store_true", help="also list our disagreements with the labels")
     args = parser.parse_args()
-    paths = sorted((args.shared / "labelled").glob("*.dev.jsonl"))
+    paths = sorted((args.data_dir / "labelled").glob("*.dev.jsonl"))
     if not paths:
-        raise BadInput(f"no *.dev.jsonl in {args.shared / 'labelled'}; --shared names the directory above it")
+        raise BadInput(f"no *.dev.jsonl in {args.data_dir / 'labelled'}; --data_dir names the directory above it")
     maths_rewards.check_grader(["latex"])
     files = {path.name.removesuffix(".dev.jsonl"): read_rows(path, args.limit) for path in paths}
     print_header()

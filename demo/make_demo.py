@@ -27,7 +27,8 @@ SPLITS = {"train": 3000, "validation": 128, "test": 500}
 MIXTURE = {"worked": 0.35, "bare": 0.3, "first_step": 0.35}  # ways of answering, by their share
 STEPS, BATCH_SIZE, LEARNING_RATE = 800, 64, 2e-3
 NAMES = "Ada Ben Cleo Dan Eve Finn Gwen Hugo Iris Jack Kim Leo Mia Noah Olga Paul Rosa Sam Tara Zoe".split()
-ITEMS = "apples books cards coins cups eggs flags hats kites marbles nuts pens pins plums rings shells stamps stones".split()
+ITEMS = "apples books cards coins cups eggs flags hats kites marbles nuts pens pins plums rings shells stamps stones"
+ITEMS = ITEMS.split()
 GAINS = ["buys {n} more {items}", "finds {n} {items}", "gets {n} {items} from {friend}", "is given {n} {items}"]
 LOSSES = ["gives {n} {items} to {friend}", "loses {n} {items}", "sells {n} {items}", "hands {friend} {n} {items}"]
 
