@@ -20,14 +20,14 @@ demo: .venv/patched
 	@echo "  $(PY) maths_evaluations.py --model_path runs/Qwen2.5-0.5B/pspo/seed0 --samples_per_prompt 4"
 
 test: .venv/patched
-	OMP_NUM_THREADS=1 $(PY) -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(THREADS) --dist loadfile $(PYTEST_ARGS)
 
 lint: .venv/patched
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 nightly: .venv/patched
-	HYPOTHESIS_PROFILE=nightly GRPSPO_SLOW_TESTS=1 OMP_NUM_THREADS=1 $(PY) -m pytest
+	HYPOTHESIS_PROFILE=nightly GRPSPO_SLOW_TESTS=1 OMP_NUM_THREADS=1 $(PY) -m pytest -n $(THREADS) --dist loadfile
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
