@@ -584,7 +584,7 @@ def train(trainer, run, checkpoint):
     except (OSError, SafetensorError) as error:
         raise SystemExit(f"cannot write to {run.path}: {error}; the last checkpoint is intact") from None
     except RuntimeError as error:
-        if "PytorchStreamWriter" not in str(error):  # torch.save's word for a full disk
+        if not any(word in str(error) for word in ("PytorchStreamWriter", "inline_container")):  # torch.save's words
             raise
         raise SystemExit(f"cannot write to {run.path}: the disk is full; the last checkpoint is intact") from None
     return run.signal is None or trainer.state.global_step >= trainer.state.max_steps

@@ -103,13 +103,23 @@ def is_intact(path):
         return False
 
 
+def is_last(path):
+    """Whether a checkpoint was saved at the end of its run, which was then cut off before it was finished."""
+    state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+    return state["global_step"] >= state["max_steps"]
+
+
 def find_checkpoint(output_dir):
-    """The newest intact checkpoint or None. Newer ones that are not intact are deleted: they could not be continued."""
+    """The newest checkpoint to continue from, or None. Newer ones are deleted.
+
+    Those are checkpoints that are not intact, and one of the run's last step, from which transformers 5.23 would train
+    one step too many; the way there from the one before is the same, bit for bit.
+    """
     found = sorted(Path(output_dir).glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True)
     for path in found:
-        if is_intact(path):
+        if is_intact(path) and not is_last(path):
             return path
-        print(f"{path.name} is incomplete or damaged and is deleted")
+        print(f"{path.name} is {'the last' if is_intact(path) else 'incomplete or damaged'} and is deleted")
         shutil.rmtree(path)
     return None
 

@@ -156,7 +156,8 @@ def command(tmp_path):
 
 
 def options(hub, tmp_path):
-    unset = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
+    offline = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")  # another test may have set them
+    unset = (*offline, "HF_TOKEN", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
     env = {key: value for key, value in os.environ.items() if key not in unset}
     env |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf_home"), "NO_PROXY": "127.0.0.1"}
     return {"env": env, "capture_output": True, "text": True}

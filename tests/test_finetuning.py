@@ -35,7 +35,11 @@ def _child(argv, log):
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.argv = ["maths_finetuning.py", *map(str, argv)]
-    code = maths_finetuning.run_script(maths_finetuning.main)
+    try:
+        code = maths_finetuning.run_script(maths_finetuning.main)
+    except SystemExit as stopped:  # as the interpreter does at the top of a script
+        print(stopped.code, file=sys.stderr)
+        code = 1
     sys.stdout.flush()
     os._exit(code)
 
@@ -307,6 +311,23 @@ def test_a_signalled_run_ends_as_if_nothing_had_happened(undisturbed, tmp_path, 
     assert log_rows(path) == expected_log
 
 
+def test_a_run_cut_off_after_its_last_checkpoint_is_not_trained_further(undisturbed, tmp_path):
+    expected_weights, expected_log, begin = undisturbed
+    path = tmp_path / "demo/pspo/seed0"
+    process = begin(tmp_path, tmp_path / "log")
+    while not (path / "checkpoint-80" / "sealed.json").exists():
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    record = json.loads((path / "run.json").read_text())
+    (path / "run.json").write_text(json.dumps(record | {"status": "running"}))
+    process = begin(tmp_path, tmp_path / "log")
+    process.join(600)
+    assert process.exitcode == 0, (tmp_path / "log").read_text()
+    assert weights(path) == expected_weights
+    assert log_rows(path) == expected_log
+
+
 def test_a_second_signal_ends_the_process_at_once(undisturbed, tmp_path):
     _, _, begin = undisturbed
     path = tmp_path / "demo/pspo/seed0/metrics.jsonl"
@@ -347,6 +368,35 @@ def test_a_loss_that_is_not_finite_stops_the_run(run, tmp_path):
     run(*SMALL, "--learning_rate", "1e30", "--max_grad_norm", "0", "--beta", "0.1", code=1)
     text = (tmp_path / "log").read_text()
     assert "stopped" in text and "Traceback" not in text
+
+
+def _child_with_small_disk(argv, log):
+    """As _child, where a file can grow to 5 MB: the demo's weights fit, its optimiser state does not."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5 * 10**6, 5 * 10**6))
+    _child(argv, log)
+
+
+def test_a_disk_that_fills_stops_the_run_and_spoils_nothing(run, tmp_path):
+    process = multiprocessing.get_context("forkserver").Process(
+        target=_child_with_small_disk, args=([*DEMO, "--output_root", tmp_path / "a", *SMALL], tmp_path / "log")
+    )
+    process.start()
+    process.join(120)
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert process.exitcode == 1 and "cannot write to" in lines[-1]
+    assert not list(tmp_path.glob("a/**/sealed.json"))
+    assert weights(run(*SMALL)) == weights(run(*SMALL, root="b"))  # with room again, as if nothing had happened
+
+
+def test_too_little_room_for_a_checkpoint_stops_the_run_before_it_is_saved(monkeypatch, tmp_path):
+    from maths_runs import check_space
+
+    check_space(tmp_path, 10**6)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
+    with pytest.raises(SystemExit, match="Make room"):
+        check_space(tmp_path, 10**6)
 
 
 def test_a_reward_that_never_differs_stops_the_run():
@@ -443,7 +493,7 @@ BAD_FLAGS = [
     ([*DEMO, "--save_steps", "41", "--load_best_model_at_end", "False"], "save_steps"),
     ([*DEMO, "--eval_steps", "41", "--load_best_model_at_end", "False"], "eval_steps"),
     ([*DEMO, "--logging_steps", "7"], "logging_steps"),
-    ([*DEMO, "--steps_per_generation", "376", "--save_steps", "188", "--eval_steps", "188"], "training rows"),
+    ([*DEMO, "--steps_per_generation", "376", "--save_steps", "376", "--eval_steps", "376"], "training rows"),
     ([*DEMO, "--device", "cuda"], "CUDA"),
     ([*DEMO, "--device", "tpu"], "tpu"),
     ([*DEMO, "--trust_remote_code"], "trust_remote_code"),
