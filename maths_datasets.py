@@ -53,6 +53,9 @@ def run_script(main):
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # the reader went away, as `| head` does; nothing may be written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def make_parser(doc, **kwargs):

@@ -313,7 +313,7 @@ def print_config(values):
     for origin in ("flag", "recipe", "run", "table", "machine", "default"):
         rows = {key: value for key, (value, source) in values.items() if source == origin}
         for key, value in rows.items():
-            print(f"{key:{width}}  {value!r:24}  {origin}")
+            print(f"{key:{width}}  {getattr(value, 'value', value)!r:24}  {origin}")
 
 
 def check_config(args, config, model_config):

@@ -208,6 +208,7 @@ def watch(owner, method, spans, name, device, when=lambda: True):
 def measure_shape(name, device, steps, batch, length):
     """One run of pspo at the paper's batch with the steps taken apart; returns the figures as a dict."""
     import torch
+    from transformers import PrinterCallback
 
     import maths_finetuning as ours
 
@@ -224,6 +225,7 @@ def measure_shape(name, device, steps, batch, length):
         data = dict(zip(("train", "validation"), ours.load_training_data("demo", "pspo", 0, None), strict=True))
         model = ours.load_model(Path(folder), model_config, tokenizer)
         trainer = ours.make_trainer(args, config, model_config, model, tokenizer, data)
+        trainer.remove_callback(PrinterCallback)
         spans, tokens = {}, []
         take_apart(trainer, spans, tokens, device)
         begun = time.perf_counter()
