@@ -23,23 +23,7 @@ from maths_datasets import BadInput, make_parser, run_script
 
 PASSES = 5  # of ours over a file, each with empty caches; the median is reported
 NUMERIC = ("gsm8k", "mr_gsm8k", "tora")  # beginnings of the names of files whose gold answers are numbers
-HOSTILE = [
-    "1",
-    "1,",
-    "(",
-    "\\frac{",
-    "#### ",
-    "\\boxed{",
-    "answer is ",
-    "1 or ",
-    "= ",
-    "½",
-    "ﷺ",
-    "\n",
-    "^",
-    "a 1 ",
-    "<<",
-]
+HOSTILE = ["1", "1,", "(", "\\frac{", "#### ", "\\boxed{", "answer is ", "1 or ", "= ", "½", "ﷺ", "\n", "^", "a 1 "]
 
 
 def read_rows(path, limit):

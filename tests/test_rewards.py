@@ -47,28 +47,12 @@ def verdict(completion, gold, kind=None):
 
 RIGHT_NUMBERS = [
     ("18", ["18", " 18\t", "18.", "$18", "£18", "18€", "18 USD", "18.00", "018", "18kg", "18 (apples)", "$18/hour"]),
-    (
-        "18",
-        ["**18**", "`18`", "<answer>18</answer>", "\\boxed{18}", "$\\boxed{18}$", "\\[18\\]", "\\text{18 cm}", "18°C"],
-    ),
-    (
-        "18",
-        ["x = 18", "9*2", "9*2 = 18", "2 × 9 = 18 apples", "36/2", "\\frac{36}{2}", "The answer is 18", "\\sqrt{324}"],
-    ),
-    (
-        "18",
-        [
-            "about 18",
-            "~18",
-            "eighteen",
-            "18 m^2",
-            "18 cm²",
-            "<18>",
-            "18 out of 20",
-            "She makes $18 every day.",
-            "18 cents",
-        ],
-    ),
+    ("18", ["**18**", "`18`", "<answer>18</answer>", "\\boxed{18}", "$\\boxed{18}$", "\\[18\\]", "\\text{18 cm}",
+     "18°C"]),
+    ("18", ["x = 18", "9*2", "9*2 = 18", "2 × 9 = 18 apples", "36/2", "\\frac{36}{2}", "The answer is 18",
+     "\\sqrt{324}"]),
+    ("18", ["about 18", "~18", "eighteen", "18 m^2", "18 cm²", "<18>", "18 out of 20", "She makes $18 every day.",
+     "18 cents"]),
     ("60", ["60 minutes in 1 hour", "60 minutes (1 hour)", "1 hour = 60 minutes"]),
     ("1234", ["1,234", "1 234", "1, 234", "1,234.00", "1\xa0234", "1{,}234", "1\\,234", "$1,234", "１２３４", "١٢٣٤"]),
     ("3000000", ["$3 million", "3,000,000", "3e6", "3 x 10^6", "3 \\times 10^6", "3×10⁶", "three million"]),
@@ -82,17 +66,13 @@ RIGHT_NUMBERS = [
     ("Mrs. Hilt", ["Mrs. Hilt", "mrs hilt", "The answer is Mrs. Hilt.", "**Mrs. Hilt**"]),
     ("Yes", ["Yes, she can.", "YES"]),
     ("The 60th caller.", ["60th caller", "the 60th caller"]),
-]
+]  # fmt: skip
 WRONG_NUMBERS = [
-    (
-        "18",
-        ["17 or 18", "17-18", "18, 19", "18 and 19", "18 19", "18±1", ">18", "x \\geq 18", "more than 18", "not 18"],
-    ),
+    ("18", ["17 or 18", "17-18", "18, 19", "18 and 19", "18 19", "18±1", ">18", "x \\geq 18", "more than 18",
+     "not 18"]),
     ("18", ["18.5", "18.000001", "180", "1", "-18", "18 million", "18_000", "18:00", "18i", "18j", "0x12", "0b10010"]),
-    (
-        "18",
-        ["", "N/A", "nan", "inf", "-Infinity", "1e999999999", "18/0", "\\boxed{}", "no answer", "eighteen or nineteen"],
-    ),
+    ("18", ["", "N/A", "nan", "inf", "-Infinity", "1e999999999", "18/0", "\\boxed{}", "no answer",
+     "eighteen or nineteen"]),
     ("18", ["int('18')", "(lambda:18)()", "[18][0]", "18 if 1 else 0", "9**9**9**9", "9^9^9^9", "factorial(10**7)"]),
     ("1234", ["1,23,4", "12,34", "1.234", "1,2,3,4"]),
     ("22090603", ["22090604", "22090603.5"]),
@@ -106,7 +86,7 @@ WRONG_NUMBERS = [
     ("3:4", ["4:3", "3", "4"]),
     ("Rug B", ["Rug A", "Rug", "Rug B or Rug A", "B"]),
     ("Yes", ["No", "Yes or no"]),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("gold", "answer"), [(gold, a) for gold, answers in RIGHT_NUMBERS for a in answers])
@@ -126,10 +106,8 @@ LATEX = [
     (r"1 \pm \sqrt{19}", [r"1+\sqrt{19}, 1-\sqrt{19}", r"x = 1 \pm \sqrt{19}", r"\{1-\sqrt{19}, 1+\sqrt{19}\}"]),
     (r"(3,4]", [r"3 < x \le 4", r"x \in (3, 4]", r"\left(3,4\right]"]),
     (r"(-\infty, 2) \cup (3, \infty)", [r"(3,\infty)\cup(-\infty,2)", r"x<2 \text{ or } x>3"]),
-    (
-        r"\begin{pmatrix} 1/5 \\ -18/5 \end{pmatrix}",
-        [r"\begin{bmatrix}0.2\\[4pt]-\frac{18}{5}\end{bmatrix}", "(1/5, -18/5)"],
-    ),
+    (r"\begin{pmatrix} 1/5 \\ -18/5 \end{pmatrix}", [r"\begin{bmatrix}0.2\\[4pt]-\frac{18}{5}\end{bmatrix}",
+     "(1/5, -18/5)"]),
     (r"\text{(C)}", ["C", r"\text{C}", "(C) 12"]),
     (r"\text{Evelyn}", ["Evelyn", r"\textbf{evelyn}"]),
     (r"90^\circ", ["90", "90 degrees", r"\angle ABC = 90^{\circ}"]),
@@ -147,7 +125,7 @@ LATEX = [
     (r"x^5 - x^4 + x^3 - x^2 + x - 1", ["(x-1)(x^4+x^2+1)"]),
     (r"\frac{n(n+1)}{2}", [r"\frac{n^2+n}{2}", r"\frac12 n(n+1)"]),
     (r"18", [r"\text{eighteen}", "n = 18", r"3 \times 6 = 18", "18 square units", r"\approx 18"]),
-]
+]  # fmt: skip
 WRONG_LATEX = [
     (r"\frac{14}{3}", ["4.67", "4.6667", r"\frac{3}{14}", "14", "3"]),
     (r"3\sqrt{13}", ["10.8167", "3", "13", r"3\sqrt{31}"]),
@@ -167,7 +145,7 @@ WRONG_LATEX = [
     (r"50\%", ["0.5"]),
     (r"18", ["18x", "18i", "17, 18", "", r"\text{none}", r"18 \text{ or } 19"]),
     (r"\text{Evelyn}", ["Navin", "18"]),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("gold", "answer"), [(gold, a) for gold, answers in LATEX for a in answers])
@@ -252,13 +230,8 @@ def test_rewards_in_trl_form():
     texts = ["9*2\n#### 18", "#### 5", "\\boxed{18}", ""]
     chats = [[{"role": "assistant", "content": t}] for t in texts]
     for completions in (texts, chats):
-        assert accuracy_reward(completions, gold=["18"] * 4, kind=["integer"] * 4, prompts=[""] * 4) == [
-            1.0,
-            0.0,
-            1.0,
-            0.0,
-        ]
-        assert accuracy_reward(completions, gold=["18"] * 4) == [1.0, 0.0, 1.0, 0.0]
+        with_columns = accuracy_reward(completions, gold=["18"] * 4, kind=["integer"] * 4, prompts=[""] * 4)
+        assert with_columns == accuracy_reward(completions, gold=["18"] * 4) == [1.0, 0.0, 1.0, 0.0]
         assert format_reward(completions, trainer_state=None) == [1.0, 1.0, 0.0, 0.0]
 
 
@@ -274,83 +247,15 @@ def test_format_reward(completion, reward):
 
 # ---------------------------------------------------------------- properties
 
-PIECES = st.sampled_from(
-    [
-        "####",
-        "#### ",
-        "\n",
-        " ",
-        "\\boxed{",
-        "{",
-        "}",
-        "\\frac",
-        "\\frac{",
-        "\\sqrt",
-        "\\text{",
-        "\\left(",
-        "\\pm",
-        "\\cup",
-        "$",
-    ]
-    + [
-        "answer is ",
-        "A: ",
-        " or ",
-        " and ",
-        "^",
-        "_",
-        "**",
-        "*",
-        "/",
-        "-",
-        "+",
-        "=",
-        "<",
-        ">",
-        "(",
-        ")",
-        "[",
-        "]",
-        ",",
-        ".",
-        ":",
-    ]
-    + [
-        "1",
-        "23",
-        "456",
-        "0.5",
-        "1,000",
-        "1e5",
-        "1e999",
-        "eighteen",
-        " million",
-        "%",
-        "x",
-        "\\sin ",
-        "\\log_",
-        "!",
-        "|",
-        "\\infty",
-    ]
-    + [
-        "½",
-        "²",
-        "１",
-        "−",
-        "\u202f",
-        "\ufeff",
-        "ﷺ",
-        "İ",
-        "\\begin{pmatrix}",
-        "&",
-        "\\\\",
-        "\\end{pmatrix}",
-        "sq. cm/",
-        "<|im_end|>",
-    ]
-    + ["__import__('os').system('touch marker')", "open('marker','w')", "\\input{marker}", "exec('1')", "9**9**9"]
-)
+PIECES = st.sampled_from([
+    "####", "#### ", "\n", " ", "\\boxed{", "{", "}", "\\frac", "\\frac{", "\\sqrt",
+    "\\text{", "\\left(", "\\pm", "\\cup", "$", "answer is ", "A: ", " or ", " and ", "^", "_", "**", "*", "/", "-",
+    "+", "=", "<", ">", "(", ")", "[", "]", ",", ".", ":", "1", "23", "456", "0.5", "1,000", "1e5", "1e999",
+    "eighteen", " million", "%", "x", "\\sin ", "\\log_", "!", "|", "\\infty", "½", "²", "１", "−", "\u202f", "\ufeff",
+    "ﷺ", "İ", "\\begin{pmatrix}", "&", "\\\\", "\\end{pmatrix}", "sq. cm/", "<|im_end|>",
+    "__import__('os').system('touch marker')", "open('marker','w')", "\\input{marker}", "exec('1')",
+    "9**9**9"
+])  # fmt: skip
 TEXT = st.one_of(st.text(max_size=300), st.lists(PIECES, max_size=60).map("".join))
 GOLDS = st.sampled_from([("18", "integer"), ("0.5", "decimal"), ("1/3", "fraction"), ("8; 40", "numbers"),
                          ("3:30 p.m.", "ratio"), ("Rug B", "text")])  # fmt: skip
@@ -473,42 +378,9 @@ def test_the_short_way_for_plain_integers_agrees_with_the_long_way(number, text)
 
 # ---------------------------------------------------------------- safety
 
-LONG = [
-    "1",
-    "1,",
-    "1 ",
-    "(",
-    "-",
-    "\\frac{",
-    "{",
-    "}",
-    "#### ",
-    "####\n",
-    "boxed{",
-    "\\boxed{1}",
-    "answer is ",
-    "1 or ",
-    "and ",
-]
-LONG += [
-    "= ",
-    "is ",
-    "is:",
-    "a b ",
-    "sq. cm/",
-    "ﷺ",
-    "½",
-    "\\sqrt",
-    "\\sin ",
-    "^{",
-    "$",
-    "<",
-    "\n",
-    "\\\\",
-    ":1",
-    "x^",
-    "(1+",
-]
+LONG = ["1", "1,", "1 ", "(", "-", "\\frac{", "{", "}", "#### ", "####\n", "boxed{", "\\boxed{1}", "answer is ",
+        "1 or ", "and ", "= ", "is ", "is:", "a b ", "sq. cm/", "ﷺ", "½", "\\sqrt", "\\sin ", "^{", "$", "<", "\n",
+        "\\\\", ":1", "x^", "(1+"]  # fmt: skip
 
 
 @pytest.mark.parametrize("piece", LONG)
@@ -713,14 +585,6 @@ def test_the_formula_reader_is_exact_and_bounded():
 
 
 def test_all_kinds_are_graded():
-    examples = {
-        "integer": "5",
-        "decimal": "0.5",
-        "fraction": "1/3",
-        "numbers": "1; 2",
-        "ratio": "1:2",
-        "text": "Ann",
-        "latex": "x",
-    }
+    examples = dict(integer="5", decimal="0.5", fraction="1/3", numbers="1; 2", ratio="1:2", text="Ann", latex="x")
     assert set(examples) == set(KINDS)
     assert all(verdict(f"#### {gold}", gold, kind) for kind, gold in examples.items())
