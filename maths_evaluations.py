@@ -70,7 +70,7 @@ MODEL_FILES = [  # what decides a completion
     "merges.txt",
     "*.jinja",
 ]
-GRADER_FILES = ("maths_rewards.py", "maths_latex.py")
+GRADER_FILES = ("maths_rewards.py", "maths_answers.py", "maths_numbers.py", "maths_latex.py")
 
 
 # ------------------------------------------------------------------ stored rows

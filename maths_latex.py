@@ -28,16 +28,18 @@ CHARACTERS = {  # what NFKC leaves alone
     **dict.fromkeys("−–—‐‑‒―﹣－", "-"), **dict.fromkeys("€£¥₹₩₽₪฿¢", "$"), **dict.fromkeys("×✕✖", " × "),
     **dict.fromkeys("·⋅∙∗", "*"), "÷": "/", "⁄": "/", "∕": "/", "≈": "~", "≃": "~", "≤": "<=", "≥": ">=", "≠": "!=",
     "’": "'", "‘": "'", "“": '"', "”": '"', "π": "\\pi ", "√": "\\sqrt ", "∞": "\\infty ", "∪": "\\cup ",
-    "∩": "\\cap ", "°": "^\\circ ", "±": "\\pm ", "∈": "\\in ", "θ": "\\theta ", "∅": "\\emptyset ",
+    "∩": "\\cap ", "°": "^\\circ ", "º": "^\\circ ", "±": "\\pm ", "∈": "\\in ", "θ": "\\theta ", "∅": "\\emptyset ",
 }  # fmt: skip
 CHARACTER_TABLE = str.maketrans(CHARACTERS)
 
 
+@lru_cache(maxsize=256)
 def to_ascii(text):
     """Unicode digits, minus signs, fractions, exponents and symbols as ASCII; what has no ASCII form is kept."""
+    text = re.sub(r"[₀-₉]+", lambda m: "_{" + unicodedata.normalize("NFKC", m.group()) + "}", text)
     text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+", lambda m: "^{" + m.group().translate(SUPERSCRIPTS) + "}", text)
     text = re.sub(r"[¼-¾⅐-⅞↉]", r" \g<0>", text).translate(CHARACTER_TABLE)
-    text = unicodedata.normalize("NFKC", text)[: 4 * CHARS].translate(CHARACTER_TABLE)  # one may become eighteen
+    text = unicodedata.normalize("NFKC", text)[: 2 * CHARS].translate(CHARACTER_TABLE)  # one may become eighteen
     return re.sub(r"[^\x00-\x7f]", _ascii_character, text)
 
 
@@ -64,8 +66,9 @@ GREEK_NAMES = (
 GREEK = set(GREEK_NAMES.split())
 TOKEN_RE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+|\\[A-Za-z]+|[A-Za-z]|[-+*/^_!(){}\[\]|])|\s+$")
 WORD_RE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}")  # no product of variables
-BITS_LIMIT = 20_000  # of an exact number
+BITS_LIMIT = 4_000  # of an exact number
 FORMULA_DEPTH = 30
+TOKENS = 500
 CLOSING = {"(": ")", "{": "}", "[": "]", "|": "|"}
 
 
@@ -83,7 +86,7 @@ def _tokens(text):
     tokens, at = [], 0
     while at < len(text):
         found = TOKEN_RE.match(text, at)
-        if not found:
+        if not found or len(tokens) > TOKENS:
             raise _Unclear(text)
         tokens += [found.group(1)] if found.group(1) else []
         at = found.end()
@@ -245,7 +248,7 @@ def _root(tokens, at, k):
         above, below = math.isqrt(value.numerator), math.isqrt(value.denominator)
         if above**2 == value.numerator and below**2 == value.denominator:
             return Fraction(above, below), at
-    if isinstance(value, Fraction) and value < 0 and degree.denominator == 1 and degree % 2:
+    if isinstance(value, Fraction) and isinstance(degree, Fraction) and value < 0 and degree % 2 == 1:
         return -(float(-value) ** (1 / float(degree))), at  # the real root, as in \sqrt[3]{-8}
     return complex(value) ** (1 / complex(degree)), at
 
@@ -265,7 +268,7 @@ def _call(tokens, at, k):
         at = end
     argument, at = (_group if tokens[at] in ("(", "{", "[") else _product_argument)(tokens, at, k)
     value = function(complex(argument)) if base is None else cmath.log(complex(argument)) / cmath.log(complex(base))
-    return value ** (int(power) if power == 1 else complex(power)), at
+    return (value if power == 1 else value ** complex(power)), at
 
 
 def _product_argument(tokens, at, k):
@@ -285,20 +288,41 @@ def _variable(tokens, at, k):
 # ---------------------------------------------------------------- LaTeX: structure of an answer
 
 BARE_NAMES = re.compile(r"(?<![\\A-Za-z])(sqrt|pi|infty|theta|(?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln)(?![A-Za-z])")
+BASE_NAMES = dict(zip("two three four five six seven eight nine ten eleven twelve".split(), range(2, 13), strict=True))
+BASE = rf"(\d+|{'|'.join(BASE_NAMES)})"
 TIDY = [
     (re.compile(pattern), replacement)
     for pattern, replacement in [
+        (rf"(?:_\s?\{{\s?)?(?:\\text\s?\{{\s?)?\(?(?:in )?\bbase[ -]?\}}?\s?{BASE}\)?\}}?(?![A-Za-z])", r"_{\1}"),
+        (rf"_\s?\{{?\s?\\text[a-z]*\s?\{{\s?{BASE}\s?\}}\s?\}}?", r"_{\1}"),
+        (r"\(?\s?(?:\\pmod|\\bmod|\\mod|(?<=\()mod)\b\s?(?:\{[^{}]*\}|\d+)\s?\)?$", ""),
+        (r"\\equiv(?![A-Za-z])", "="),
+        (r"\\(?:color\s?\{[a-z]+\}|checkmark|blacksquare|square|qed)(?![A-Za-z])", " "),
+        (r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
+        (r"(?<=\d)\.(\d+)[eE](-?\d{1,3})(?![\d.])", r".\1*10^{\2}"),
+        (r"(?<=\)) ?U ?(?=\()|\\bigcup(?![A-Za-z])", r"\\cup "),
+        (r";", ","),
+        (r"^.*\\(?:implies|iff|(?:Long|Left|long)?[rR]ightarrow)(?![A-Za-z])", ""),
+        (r"\\text\s?\{\s?(?:minus|negative)\s?\}", "-"),
+        (r"\\mathbb\s?\{?\s?R\s?\}?(?![A-Za-z])", r"(-\\infty, \\infty)"),
+        (r"\\varnothing(?![A-Za-z])|\\\{\s?\\\}", r"\\emptyset "),
         (r"<\|[^|<>]{1,40}\|>|\*\*|`", ""),
         (r"\\(?:left|right)\.(?!\d)", ""),
-        (r"\\(?:left|right|big[lr]?|Big[lr]?|bigg[lr]?|displaystyle|textstyle|limits|rm|bf)(?![A-Za-z])|\\!", ""),
+        (
+            r"\\(?:left|right|big[lr]?|Big[lr]?|bigg[lr]?|[Ll]arge|displaystyle|textstyle|limits|rm|bf)(?![A-Za-z])|\\!",
+            "",
+        ),
         (r"\\[,;:> ]|\\q?quad(?![A-Za-z])|~", " "),
         (r"\\[()\[\]]|(?<!\\)\$|\\\$|\\?%|\\(?:euro|pounds)\b", " "),
-        (r"\^\s*\{?\s*\\circ\s*\}?|\\(?:degrees?|circ)(?![A-Za-z])|\bdegrees?\b|(?<=\d)\s*(?:percent|pct)\b", " "),
+        (
+            r"\^\s*\{?\s*(?:\\circ|o\b)\s*\}?|\\(?:degrees?|circ)(?![A-Za-z])|\bdegrees?\b|(?<=\d)\s*(?:percent|pct)\b",
+            " ",
+        ),
         (
             r"\\(?:text[a-z]*|mbox|mathrm)\s*\{\s*,?\s*(?:or|and|,)\s*\}|\s\b(?:or|and)\b\s|\\(?:lor|land|vee|wedge)\b",
             " , ",
         ),
-        (r"\\(?:math[a-z]+|operatorname|boldsymbol|boxed|fbox)\s*\{([^{}]*)\}", r" \1 "),
+        (r"\\(?:math[a-z]+|operatorname|boldsymbol|boxed|fbox|underline)\s*\{([^{}]*)\}", r" \1 "),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
         (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
@@ -319,18 +343,28 @@ TIDY = [
         (r"(?<!\^)\*\*", "^"),
     ]
 ]
+SCALE = r"(?:hundred|thousand|million|billion|trillion)\b"
 TEXT_RE = re.compile(r"\\(?:text[a-z]*|mbox|mathrm)\s*\{([^{}]*)\}")
-TEXT_UNIT_RE = re.compile(TEXT_RE.pattern + r"(?:\s*\^\s*\{?\s*\d\s*\}?)?")
-THOUSANDS_RE = re.compile(r"(?<![\d.,({⦃\[])(\d{1,3})((?:,\s?\d{3})+|(?: \d{3})+)(?![\d,])")
-UNIT_WORD = r"(?:[A-Za-z]{2,}|[mgsLh]\b)\.?(?: ?\^ ?\{?\d\}?)?"
-PLAIN_UNIT_RE = re.compile(rf"(?<=[\d)}}!]) ?{UNIT_WORD}(?:(?: ?/ ?| ){UNIT_WORD})*$")
-NAME_RE = re.compile(
-    r"\s*\\?[A-Za-z]+(?:\s+\\?[A-Za-z]+|\\[A-Za-z]+){0,2}\s*(?:_\s*(?:\{\w+\}|\w))?\s*(?:\([A-Za-z, ]*\))?'?\s*"
+TEXT_UNIT_RE = re.compile(rf"(?!\\[a-z]+\s*\{{[^{{}}]*\b{SCALE}){TEXT_RE.pattern}" + r"(?:\s*\^\s*\{?\s*\d\s*\}?)?")
+THOUSANDS_RE = re.compile(r"(?<![\d.,(⦃\[])(\d{1,3})((?:,\s?\d{3})+|(?: \d{3})+)(?![\d,])")
+UNIT_NAMES = r"[A-Za-z]{3,}|(?:[cmk]m|[km]g|in|ft|yd|mi|lb|oz|hr|m[lL]|sq|of|to|by|(?<=\d )[mgsLh])\b"
+UNIT_WORD = rf"(?!{SCALE})(?:{UNIT_NAMES})\.?(?: ?\^ ?\{{?\d\}}?)?"
+PLAIN_UNIT_RE = re.compile(rf"(?:(?<=[\d)}}!])|(?<=\\pi)) ?{UNIT_WORD}(?:(?: ?/ ?| ){UNIT_WORD}){{0,4}}$")
+NAME_RE = re.compile(  # x, f(x), f(3), a_{n+1}, BC, |z|, [ABC], \\angle ABC
+    r"\s*(?:\\?[A-Za-z]+(?:\s+\\?[A-Za-z]+|\\[A-Za-z]+){0,2}\s*(?:_\s*(?:\{[^{}=]*\}|\w))?\s*(?:\([^()=]*\))?'?"
+    r"|\|[A-Za-z]\w?\||\[[A-Z]{3,}\])\s*"
 )
 MATRIX_RE = re.compile(
-    r"\[?\s*\\begin\{([a-zA-Z]*matrix|array)\}(?:\{[lcr|\s]*\})?((?:(?!\\begin|\\end).)*)\\end\{\1\}\s*\]?", re.S
+    r"[\[(]?\s*\\begin\{([a-zA-Z]*matrix|array)\}(?:\{[lcr|\s]*\})?((?:(?!\\begin|\\end).)*)\\end\{\1\}\s*[\])]?", re.S
 )
-BASED_RE = re.compile(r"\(?\s*((?=[A-F]*\d)[0-9A-Fa-f]+)\s*\)?\s*_\s*\{?\s*(\d+)\s*\}?")
+BASED_RE = re.compile(r"\(?\s*((?=[A-F]*\d)[0-9A-Fa-f]+)\s*\)?\s*_\s*\{?\(?\s*(\d+)\s*\)?\}?")
+CALL_RE = re.compile(  # f(f(2)), P(X > 3), \\sin 2x, |z|^2, \\lfloor x \\rfloor, \\sum_k k
+    r"(?:[A-Za-z]'*|\\[A-Za-z]+)(?:\s*\^\s*(?:\{[^{}]*\}|\w))?\s*\(.*\)|\|+[^|=]*\|+\s*(?:\^\s*\d)?"
+    rf"|\\(?:{'|'.join(FUNCTIONS)}|lfloor|lceil|lim|sum|prod|int|max|min|gcd|overline)(?![A-Za-z])[^=]*"
+)
+VARIABLE_RE = re.compile(rf"(?:(?<![\\A-Za-z])[A-Za-z]|\\(?:{'|'.join(GREEK)})(?![A-Za-z]))(?:_(?:\{{[^{{}}]*\}}|\w))?")
+SET_RE = re.compile(r"⦃\s*[A-Za-z]\s*(?:\\in\s*\(-\\infty, \\infty\)\s*)?[|:]([^⦃⦄]*)⦄")  # the condition of a set
+REPEATING_RE = re.compile(r"(\d{0,20})\.(\d{0,20})\\(?:overline|bar)\s?\{(\d{1,20})\}")
 RELATION_RE = re.compile(r"(<=|>=|<|>|!=)")
 OPENING, ENDING = "([{⦃", ")]}⦄"
 
@@ -339,15 +373,24 @@ OPENING, ENDING = "([{⦃", ")]}⦄"
 def tidy(text):
     """LaTeX without spacing, units, currency, degrees and its many spellings of the same sign; \\{ \\} become ⦃ ⦄."""
     text = text if text.isascii() else to_ascii(text)
+    text = re.sub(r"\s+", " ", text)
     text = re.sub(r"\\\\(?:\[\w*\])?", "⏎", text) if "\\begin" in text else text.replace("\\\\", "\\")
     text = re.sub(r"(?<=\d),?\\[!,]\s*(?=\d{3}(?!\d))|(?<=\d)\{,\}(?=\d{3})|,\\!\s*(?=\d{3})", "", text)
     for pattern, replacement in TIDY:
         text = pattern.sub(replacement, text)
+    text = re.sub(rf"_\{{({'|'.join(BASE_NAMES)})\}}", lambda m: f"_{{{BASE_NAMES[m[1]]}}}", text)
+    text = REPEATING_RE.sub(_repeating_decimal, text)
     without = TEXT_UNIT_RE.sub(" ", text)
     text = without if re.search(r"[\w]", without) else TEXT_RE.sub(r"\1", text)
     text = BARE_NAMES.sub(r"\\\1", text)
     text = THOUSANDS_RE.sub(lambda m: re.sub(r"[,\s]", "", m.group()), text)
     return re.sub(r"\s*⏎\s*(?=\\end)", "", " ".join(text.split())).rstrip(" .,;:").lstrip(" ,;:")
+
+
+def _repeating_decimal(found):
+    """0.1\\overline{6} as the fraction (16 - 1) / 90."""
+    start, period = found[1] + found[2], found[3]
+    return f"\\frac{{{int(start + period) - int(start or 0)}}}{{{(10 ** len(period) - 1) * 10 ** len(found[2])}}}"
 
 
 def same_latex(a, g):
@@ -361,14 +404,14 @@ def same_latex(a, g):
     based = _same_in_base(a, g)
     if based is not None:
         return based
-    if not re.search(r"[A-Za-z]", PLAIN_UNIT_RE.sub("", g)):
+    if not re.search(r"(?<![\\A-Za-z])[A-Za-z]", PLAIN_UNIT_RE.sub("", g)):
         a, g = PLAIN_UNIT_RE.sub("", a), PLAIN_UNIT_RE.sub("", g)
     return _same_structure(a, g, 0)
 
 
 def _same_in_base(a, g):
     """52_8 may be written 52, but not 52_9; None when neither has a base."""
-    gold, answer = BASED_RE.fullmatch(g), BASED_RE.fullmatch(a)
+    gold, answer = BASED_RE.fullmatch(g), BASED_RE.fullmatch(_split(a, "=")[-1])
     if gold:
         return answer.groups() == gold.groups() if answer else a.lower() == gold.group(1).lower()
     if answer:
@@ -398,17 +441,29 @@ def _bracketed(text):
 def _same_structure(a, g, depth):
     if depth > 6:
         return None
-    a, g = (re.sub(r"^[^,()]{0,20}\\in(?![A-Za-z])", "", t).strip() for t in (a, g))
+    a, g = (re.sub(r"^(?:[^,()]|\([a-z]\)){0,20}\\in(?![A-Za-z])", "", SET_RE.sub(r"\1", t)).strip() for t in (a, g))
     a, g = _as_intervals(_without_name(a)), _as_intervals(_without_name(g))
     if "\\cup" in a or "\\cup" in g:
-        return _same_elements(_split(a, "\\cup"), _split(g, "\\cup"), False, depth)
+        unions = [_split(t, "\\cup" if "\\cup" in t else ",") for t in (a, g)]
+        return _same_elements(*unions, False, depth)
     rows_a, rows_g = _matrix(a), _matrix(g)
     if rows_a or rows_g:
         return _same_matrix(rows_a, rows_g, a, g, depth)
     (open_a, inner_a, close_a), (open_g, inner_g, close_g) = _bracketed(a), _bracketed(g)
     list_a, list_g = (_expand_signs(_split(inner, ",")) for inner in (inner_a, inner_g))
+    if not open_a and len(list_a) > 1 == len(list_g) and all(_same_relation(part, g) for part in list_a[:3]):
+        return True  # 3/4 or 0.75
     if len(list_a) == 1 and len(list_g) == 1 and "⦃" not in (open_a, open_g):
         return _same_relation(a, g)
+    names = sorted(part[0] for part in list_a if re.match(r"[a-z]\s*=", part))
+    if len(names) == len(list_a) and names == [chr(ord(names[0]) + i) for i in range(len(names))]:
+        list_a.sort()  # y = 2, x = 1 is (1, 2)
+    if (
+        open_g in ("(", "[")
+        and not open_a
+        and (len(names) > len(set(names)) or "]" in close_g or "[" in open_g or "infty" in g)
+    ):
+        return False  # the ends of an interval are not the interval, nor are x = 1, x = 2 a point
     if open_g + close_g in ("", "{}", "⦃⦄"):
         return _same_elements(list_a, list_g, open_a in ("(", "["), depth)
     pair = len(list_g) == 2  # of coordinates or of ends: brackets count
@@ -421,7 +476,11 @@ def _without_name(text):
     """'(x, y) = (1, 2)' -> '(1, 2)', 'S = ⦃1, 2⦄' -> '⦃1, 2⦄'; anything else unchanged."""
     sides = _split(text, "=")
     named = len(sides) == 2 and (NAME_RE.fullmatch(sides[0]) or re.fullmatch(r"\([A-Za-z\\, ]{1,40}\)", sides[0]))
-    return sides[1] if named and sides[1].startswith(("(", "[", "⦃", "\\begin")) else text
+    if sides[-1].startswith("\\begin"):
+        return sides[-1]
+    if CALL_RE.fullmatch(sides[0]) and re.search(r"[<>]|\\cup", sides[0]):  # P(X > 3) = 1/2
+        return sides[-1]
+    return sides[1] if named and sides[1].startswith(("(", "[", "⦃")) else text
 
 
 def _expand_signs(parts):
@@ -442,7 +501,7 @@ def _same_elements(answers, golds, ordered, depth):
     if ordered:
         verdicts = [_same_structure(a, g, depth + 1) for a, g in zip(answers, golds, strict=True)]
         return False if False in verdicts else None if None in verdicts else True
-    if len(golds) > 30:
+    if len(golds) + sum(g.count(",") for g in golds) > 30:
         return None
     rest, unclear = list(answers), False
     for g in golds:
@@ -490,7 +549,7 @@ def _interval(text):
     if any(r in (">", ">=") for r in parts[1::2]):
         parts = [{">": "<", ">=": "<="}.get(p, p) for p in reversed(parts)]
     sides, relations = parts[::2], parts[1::2]
-    names = [bool(re.fullmatch(r"\\?[A-Za-z]+", s)) and s not in ("\\infty", "\\pi", "e") for s in sides]
+    names = [bool(NAME_RE.fullmatch(s)) and s not in ("\\infty", "\\pi", "e") for s in sides]
     if any(r not in ("<", "<=") for r in relations):
         return None
     if names == [False, True, False]:
@@ -506,28 +565,44 @@ def _same_relation(a, g):
     """Two formulas, equations or inequalities without commas."""
     if RELATION_RE.search(a) or RELATION_RE.search(g):
         return _same_chain(a, g)
-    a = re.sub(r"^\s*\\(?:approx|sim)|(?<=.)\\(?:approx|sim).*", "", a)  # \approx 5, or 1/3 \approx 0.33
+    a = re.sub(r"^\s*\\(?:approx|sim)", "", a)
+    exact, _, rounded = re.sub(r"\\sim(?![A-Za-z])", r"\\approx", a).partition("\\approx")  # 1/3 \approx 0.33
+    a = rounded if rounded and ("." in g or NAME_RE.fullmatch(exact)) else exact
     sides_a, sides_g = _split(a, "="), _split(g, "=")
     if len(sides_a) > 1 and len(sides_g) > 1:
         if NAME_RE.fullmatch(sides_a[0]) and NAME_RE.fullmatch(sides_g[0]) and sides_a[0] == sides_g[0]:
             return same_value(sides_a[-1], sides_g[-1])
         return _same_equation(sides_a[0], sides_a[-1], sides_g[0], sides_g[-1])
-    side_a, side_g = _value_side(sides_a), _value_side(sides_g)
+    side_a, side_g = _value_side(sides_a, True), _value_side(sides_g, False)
     return False if side_a is None or side_g is None else same_value(side_a, side_g)
 
 
-def _value_side(sides):
-    """The side of `x = 5` or `2 + 3 = 5` that is the answer; None for an equation in earnest."""
-    if len(sides) == 1 or not sides[0] or NAME_RE.fullmatch(sides[0]) or all(map(_is_constant, sides)):
-        return sides[-1]
-    return sides[0] if NAME_RE.fullmatch(sides[-1]) else None
+def _value_side(sides, of_answer):
+    """The side of `x = 5` or `2 + 3 = 5` that counts; in an answer also of `a + b = 5`, `f(f(3)) = 5`, `a = b = 5`."""
+    first, last = sides[0], sides[-1]
+    if len(sides) == 1 or not first or NAME_RE.fullmatch(first) or all(map(_is_constant, sides)):
+        return last
+    if NAME_RE.fullmatch(last):
+        return first
+    if not of_answer or last == "0":
+        return None
+    quantity = len(sides) > 2 or CALL_RE.fullmatch(first) or BASED_RE.fullmatch(first)
+    names = set(VARIABLE_RE.findall("".join(first.split()))) - {"e", "i"}
+    return last if quantity or len(names) > 1 or same_value(first, last) else None
 
 
 def _is_constant(formula):
+    values = _values(formula)
+    return values is not None and len(set(values)) == 1
+
+
+@lru_cache(maxsize=4096)
+def _values(formula):
+    """The values of a formula at three test points; None for what the reader does not know."""
     try:
-        return formula_value(formula, 0) == formula_value(formula, 1)
-    except (ValueError, ArithmeticError):
-        return False
+        return [formula_value(formula, k) for k in range(3)]
+    except (ValueError, ArithmeticError, RecursionError):  # _Unclear, log(0), numbers beyond floating point
+        return None
 
 
 def _same_chain(a, g):
@@ -554,11 +629,13 @@ def same_value(a, g):
         return True
     if "\\infty" in bare_a or "\\infty" in bare_g:
         return False
+    values_a, values_g = _values(a), _values(g)
+    if values_a is None or values_g is None:
+        return None
+    constant = len(set(values_a)) == len(set(values_g)) == 1
     try:
-        values = [(formula_value(a, k), formula_value(g, k)) for k in range(3)]
-        constant = len(set(values)) == 1
-        verdicts = [close(x, y, "." in a and constant) for x, y in values]
-    except (ValueError, ArithmeticError):  # _Unclear, log(0), numbers beyond floating point
+        verdicts = [close(x, y, "." in a and constant) for x, y in zip(values_a, values_g, strict=True)]
+    except OverflowError:  # beyond floating point
         return None
     return False if False in verdicts else None if None in verdicts else True
 
@@ -579,12 +656,12 @@ def close(x, y, decimal):
 
 def _same_equation(left_a, right_a, left_g, right_g):
     """Whether left - right of one equation is a constant multiple of the other's."""
+    values = [_values(side) for side in (left_a, right_a, left_g, right_g)]
+    if None in values:
+        return None
     try:
-        ratios = []
-        for k in range(3):
-            gold = complex(formula_value(left_g, k)) - complex(formula_value(right_g, k))
-            ratios.append((complex(formula_value(left_a, k)) - complex(formula_value(right_a, k))) / gold)
-    except (ValueError, ArithmeticError):  # _Unclear, and log(0)
+        ratios = [(complex(p) - complex(q)) / (complex(r) - complex(s)) for p, q, r, s in zip(*values, strict=True)]
+    except ArithmeticError:  # no difference, or numbers beyond floating point
         return None
     if not abs(ratios[0]) or not all(cmath.isfinite(r) for r in ratios):
         return None

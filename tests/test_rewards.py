@@ -17,22 +17,22 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import maths_rewards
+from maths_answers import extract_answer
 from maths_latex import formula_value, same_latex, tidy
+from maths_numbers import ANSWER_CHARS, SIMPLE_RE, read_number
 from maths_rewards import (
-    ANSWER_CHARS,
     KINDS,
     Grade,
     accuracy_reward,
     ask_math_verify,
-    extract_answer,
     format_reward,
     grade,
     grade_batch,
     grader_stats,
     parse_gold,
-    read_number,
 )
 
+ROOT = os.path.dirname(os.path.abspath(maths_rewards.__file__))
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("default", max_examples=60, deadline=None, suppress_health_check=SLOW)
 settings.register_profile("nightly", max_examples=100_000, deadline=None, suppress_health_check=SLOW)
@@ -53,23 +53,36 @@ RIGHT_NUMBERS = [
      "\\sqrt{324}"]),
     ("18", ["about 18", "~18", "eighteen", "18 m^2", "18 cm²", "<18>", "18 out of 20", "She makes $18 every day.",
      "18 cents"]),
+    ("18", ["18 dollars (9 eggs at $2)", "18, which is 2 times 9", "18 since 9 * 2 = 18", "18 or 18.0", "9 * 2",
+     "9 eggs -> 18 dollars", "2(9) = 18", "\\underline{18}", "the difference between 20 and 2 is 18"]),
+    ("18", ["54 - 36 → 18", "180/10 = 18 days for it to be 600 inches", "18, not 20", "18, as 9 * 2 = 18",
+     "18 miles between his first and second stop"]),
     ("60", ["60 minutes in 1 hour", "60 minutes (1 hour)", "1 hour = 60 minutes"]),
     ("1234", ["1,234", "1 234", "1, 234", "1,234.00", "1\xa0234", "1{,}234", "1\\,234", "$1,234", "１２３４", "١٢٣٤"]),
     ("3000000", ["$3 million", "3,000,000", "3e6", "3 x 10^6", "3 \\times 10^6", "3×10⁶", "three million"]),
-    ("0.75", ["3/4", "¾", "\\frac34", "\\dfrac{3}{4}", ".75", "0.750", "75e-2"]),
+    ("2.42", ["$2 and 42 cents", "2 dollars 42 cents"]),
+    ("0.75", ["three quarters", "3/4 or 0.75", "3/4", "¾", "\\frac34", "\\dfrac{3}{4}", ".75", "0.750", "75e-2"]),
     ("-1.5", ["-1 1/2", "-3/2", "−1.5", "\\frac{-3}{2}", "-$1.50", "minus 1.5"]),
     ("2.5", ["2½", "2 1/2", "2 and a half", "two and a half", "2\\frac{1}{2}", "2 dollars and 50 cents"]),
     ("25", ["25%", "25 percent", "25\\%"]),
     ("8; 40", ["8, 40", "40 and 8", "(8, 40)", "x = 8, y = 40", "8 ft and 40 ft^2", "$8 & $40"]),
-    ("3:30 p.m.", ["3:30 PM", "3:30", "15:30", "at 3:30 p.m."]),
-    ("3:4", ["3:4", "3 to 4", "3 : 4", "3/4"]),
+    ("8; 40", ["- width: 8 m\n- length: 40 m", "8 m by 40 m", "8 x 40", "8, 40 (8 * 40 = 320)"]),
+    ("336; 144", ["336,144", "336 and 144"]),
+    ("3:30 p.m.", ["3:30 PM", "3:30", "15:30", "at 3:30 p.m.", "2:00 + 90 minutes = 3:30", "3:30 in the afternoon"]),
+    ("6:01:00 p.m.", ["6:01 p.m.", "18:01"]),
+    ("3:4", ["3:4", "3 to 4", "3 : 4", "3/4", "\\frac{3}{4}", "15:20 = 3:4", "3 boys to 4 girls", "15:20, or 3:4"]),
+    ("Bryan", ["Since 50 > 20, Bryan has more.", "So Bryan", "Bryan's"]),
+    ("Lisa's soccer team", ["Lisa's team", "Lisa", "So Lisa's soccer team is.", "The answer is Lisa's soccer teams"]),
     ("Mrs. Hilt", ["Mrs. Hilt", "mrs hilt", "The answer is Mrs. Hilt.", "**Mrs. Hilt**"]),
     ("Yes", ["Yes, she can.", "YES"]),
-    ("The 60th caller.", ["60th caller", "the 60th caller"]),
+    ("The 60th caller.", ["60th caller", "the 60th caller", "60"]),
 ]  # fmt: skip
 WRONG_NUMBERS = [
     ("18", ["17 or 18", "17-18", "18, 19", "18 and 19", "18 19", "18±1", ">18", "x \\geq 18", "more than 18",
      "not 18"]),
+    ("18", ["18 or more", "9, not 18", "9 → 8", "18 = 9", "She sells 18 eggs, which gives her $36"]),
+    ("Bryan", ["Ben, who is Bryan's brother", "Bryan or Ben", "Ben"]),
+    ("18", ["9 (9 * 2 = 18)", "9, which is half of 18", "18 or 9", "between 17 and 18"]),
     ("18", ["18.5", "18.000001", "180", "1", "-18", "18 million", "18_000", "18:00", "18i", "18j", "0x12", "0b10010"]),
     ("18", ["", "N/A", "nan", "inf", "-Infinity", "1e999999999", "18/0", "\\boxed{}", "no answer",
      "eighteen or nineteen"]),
@@ -83,15 +96,17 @@ WRONG_NUMBERS = [
     ("2", ["2 and a half", "1/2", "two and a half", "3 - 1"]),
     ("8; 40", ["8", "40", "8, 40, 5", "8, 8", "8 or 40"]),
     ("3:30 p.m.", ["3:30 a.m.", "3:31 p.m.", "3.30", "30"]),
-    ("3:4", ["4:3", "3", "4"]),
-    ("Rug B", ["Rug A", "Rug", "Rug B or Rug A", "B"]),
+    ("3:4", ["4:3", "3", "4", "1 3/4", "3:4.5", "13:4", "3:4 = 15:25"]),
+    ("Rug B", ["Rug A", "Rug", "Rug B or Rug A", "B", "Rug B/Rug A"]),
+    ("Lisa's soccer team", ["Susan's soccer team", "soccer team"]),
     ("Yes", ["No", "Yes or no"]),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("gold", "answer"), [(gold, a) for gold, answers in RIGHT_NUMBERS for a in answers])
 def test_right_answers(gold, answer):
-    assert verdict(f"3 and 4 make 7.\n#### {answer}", gold)
+    marker = "#### " if "\n" not in answer else "In the end:\n"
+    assert verdict(f"3 and 4 make 7.\n{marker}{answer}", gold)
 
 
 @pytest.mark.parametrize(("gold", "answer"), [(gold, a) for gold, answers in WRONG_NUMBERS for a in answers])
@@ -118,12 +133,28 @@ LATEX = [
     (r"\cot x", [r"\frac{\cos x}{\sin x}", r"\frac{1}{\tan x}"]),
     (r"3, 5, 7", ["7, 5, 3", r"\{3,5,7\}", "x=3, x=5, x=7", r"3, 5,\text{ and }7"]),
     (r"(6,31,-1)", ["(a,b,c) = (6,31,-1)", "6, 31, -1", "a=6, b=31, c=-1"]),
-    (r"52_8", ["52", "52_{8}", "(52)_8"]),
+    (r"52_8", ["52", "52_{8}", "(52)_8", r"52_{\text{eight}}", r"52\text{ (base 8)}", "52 base 8", "52₈",
+     "42_{10} = 52_8"]),
     (r"58,500", ["58500", r"58,\!500", "58 500"]),
     (r"\$18.90", ["18.9", r"\$18.90", "18.90 dollars"]),
     (r"50\%", ["50", r"50\%", "50 percent"]),
     (r"x^5 - x^4 + x^3 - x^2 + x - 1", ["(x-1)(x^4+x^2+1)"]),
     (r"\frac{n(n+1)}{2}", [r"\frac{n^2+n}{2}", r"\frac12 n(n+1)"]),
+    (r"18", ["f(3) = 18", "a + b = 18", "|z| = 18", "a_{n+1} = 18", r"\sin x + y = 18", r"18 \pmod{23}",
+     "17 + 1 = 18"]),
+    (r"18", [r"x + 2 = 20 \implies x = 18", r"P(X > 3) = 18", "2x + 3 = 2(7.5) + 3 = 18", r"\sin 2x = 18",
+     r"f(f(3)) = 18", r"x_1 + x_2 = 18", r"\alpha + \beta = 18"]),
+    (r"[1,3]", [r"1 \le x \le 3", r"x \in [1,3]"]),
+    (r"(-\infty,-2) \cup (2,\infty)", [r"(-\infty,-2), (2,\infty)",
+     r"x \in (-\infty,-2) \text{ or } x \in (2,\infty)"]),
+    (r"\mathbb{R}", [r"(-\infty, \infty)"]),
+    (r"2(k + 1)", ["(-k + 4) + (3k - 2) = 2k + 2", "2k + 2 or 2(k+1)", r"\underline{2k+2}"]),
+    (r"(2,\infty)", ["x > 2", r"\{x \mid x > 2\}", r"\{x \in \mathbb{R} : x > 2\}", "f(x) > 2",
+     r"f(x) \in (2, \infty)"]),
+    (r"(1,2)", ["x = 1, y = 2", "y = 2, x = 1", r"P = (1, 2)"]),
+    (r"12\pi", ["12π inches per second", r"12\pi\text{ cm}", r"12 \pi cm^2"]),
+    (r"\frac{1}{6}", [r"0.1\overline{6}", r"0.1\bar{6}", r"{1 \over 6}"]),
+    (r"\frac{20000}{\pi}", [r"\frac{20,000}{\pi}"]),
     (r"18", [r"\text{eighteen}", "n = 18", r"3 \times 6 = 18", "18 square units", r"\approx 18"]),
 ]  # fmt: skip
 WRONG_LATEX = [
@@ -143,6 +174,14 @@ WRONG_LATEX = [
     (r"2k+2", ["2n+2", "2k", "2"]),
     (r"2, 2, 3", ["2, 3, 3", "2, 3"]),
     (r"50\%", ["0.5"]),
+    (r"18", ["2x = 18", "x^2 = 18", "-x = 18", r"\sqrt{x} = 18", r"\text{less than } 18", r"18 \text{ million}"]),
+    (r"(1,2)", ["y = 1, x = 2", "(2,1)", "x = 1, x = 2"]),
+    (r"[1,3]", ["1,3", "x = 1, x = 3", "(1,3)"]),
+    (r"(x-2)^2 + (y+3)^2 = 25", ["25"]),
+    (r"-5", [r"5", r"\text{minus } 4"]),
+    (r"3", ["3ab", "3h"]),
+    (r"52_8", ["52 base 9", "52₉", r"52\text{ (base 10)}"]),
+    (r"(2,\infty)", ["x < 2", r"\{x \mid x \ge 2\}", "2"]),
     (r"18", ["18x", "18i", "17, 18", "", r"\text{none}", r"18 \text{ or } 19"]),
     (r"\text{Evelyn}", ["Navin", "18"]),
 ]  # fmt: skip
@@ -177,7 +216,45 @@ EXTRACTION = [
     ("I cannot answer.", "integer", None, "none"),
     ("We find that $x \\lt 3$.", "latex", "x \\lt 3", "last formula"),
     ("", "latex", None, "none"),
-]
+    ("#### Income\n9 * 2 = 18\n\\boxed{18}", "integer", "18", "boxed"),
+    ("#### 2. Income\n9 * 2 = 18\n\\boxed{18}", "integer", "18", "boxed"),
+    ("#### Rug B\nIt is larger.", "text", "Rug B", "####"),
+    ("#### 18\n#### Explanation: 9 * 2", "integer", "18", "####"),
+    ("#### Answer:\n- 18 dollars", "integer", "18 dollars", "####"),
+    ("Answer: 16 - 7 = 9.\n9 * 2 = 18", "integer", "18", "last number"),
+    ("Answer: She has 16 eggs. So she makes 18", "integer", "18", "last number"),
+    ("Answer: 18. She sells 9 eggs at 2 = 18", "integer", "18", "answer is"),
+    ("The answer is 18. To verify our answer: 18 / 2 = 9", "integer", "18", "answer is"),
+    ("**Answer:** She has 17 eggs.\n\nCheck: 17 + 1 = 18", "integer", "She has 17 eggs", "answer is"),
+    ("#### Answer:\n\n16 - 7 = 9 eggs.\nShe makes 9 * 2 = $18", "integer", "18", "last number"),
+    ("16 - 3 = 13 eggs out of the 16 eggs.", "integer", "13 eggs out of the 16 eggs.", "last number"),
+    ("It takes 4 pans (48 cupcakes).", "integer", "4 pans", "last number"),
+    ("She has 180 left, not 240.", "integer", "180 left", "last number"),
+    ("She has 100 left.\nNote: 180 is more.", "integer", "100 left.", "last number"),
+    ("The answer is 36 and 12.\n\nCheck:\n- 3 * 12 = 36\n- 36 + 12 = 48", "numbers", "36 and 12", "answer is"),
+    ("## Answer\n18\n\n## Check\n9 eggs", "integer", "18", "answer is"),
+    ("The answer is forty-two. 6 * 7", "integer", "forty-two", "answer is"),
+    ("<think>\\boxed{17}</think>It is \\boxed{18}", "integer", "18", "boxed"),
+    ("<think>\\boxed{17}</think>", "integer", "17", "boxed"),
+    ("#### 18</s>\n#### 19", "integer", "18", "####"),
+    ("she needs $2\\frac{1}{2}$ cups", "decimal", "2 (1)/(2) cups", "last number"),
+    ("so $x = -\\frac{5}{2}$", "decimal", "- (5)/(2)", "last number"),
+    ("Ana is \\boxed{17} years old and Jo is \\boxed{12}", "numbers", "17, 12", "boxed"),
+    ("\\boxed{45}, \\boxed{45}, \\boxed{90}", "numbers", "45, 45, 90", "boxed"),
+    ("So:\n- Ana: 17\n- Jo: 12", "numbers", "Ana: 17; Jo: 12", "last lines"),
+    ("Red costs $11.63. Blue is cheaper.", "text", "Blue is cheaper.", "last sentence"),
+    ("No. He has 70 cents.", "text", "No", "first word"),
+    ("$x = \\boxed{1}$ or $x = \\boxed{-2}$", "latex", "1, -2", "boxed"),
+    ("\\boxed{\\begin{bmatrix}{-7}\\\\{16}\\end{bmatrix}}", "latex",
+     "\\begin{bmatrix}{-7}\\\\{16}\\end{bmatrix}", "boxed"),
+    ("The answer is $1$ and $-2$.", "latex", "1, -2", "answer is"),
+    ("The answer is $17$, since $17 - 5 = 12$.", "latex", "17", "answer is"),
+    ("We have $x = 5$. Because $n = 2x$, the value of $n$ is $10$.", "latex", "10", "last formula"),
+    ("There are $5$ solutions in the interval $[0, 2]$.", "latex", "5", "last formula"),
+    ("\\begin{align*} x &= 2 + 3 \\\\ &= 5 \\end{align*}", "latex", "= 5", "last formula"),
+    ("So P(A) is 1/2.", "latex", "1/2", "last sentence"),
+    ("In all, the simplified form is 2k + 17.", "latex", "2k + 17", "last sentence"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("completion", "kind", "answer", "rule"), EXTRACTION)
@@ -235,11 +312,18 @@ def test_rewards_in_trl_form():
         assert format_reward(completions, trainer_state=None) == [1.0, 1.0, 0.0, 0.0]
 
 
+def test_only_what_the_assistant_says_counts():
+    said = {"role": "assistant", "content": [{"type": "text", "text": "#### 18"}]}
+    call, tool = {"role": "assistant", "content": None}, {"role": "tool", "content": "#### 5"}
+    chats = [[said], [call, tool, said], [call, tool], [{"role": "assistant", "tool_calls": []}], []]
+    assert accuracy_reward(chats, gold=["18"] * 5) == format_reward(chats) == [1.0, 1.0, 0.0, 0.0, 0.0]
+
+
 @pytest.mark.parametrize(
     ("completion", "reward"),
     [("#### 5", 1), ("a\n#### -1,234.5\n", 1), ("a #### 5", 0), ("#### 5\nmore", 0), ("#### 5\n#### 5", 0),
-     ("####5", 1), ("#### five", 0), ("#### 5 apples", 0), ("### 5", 0), ("##### 5", 0), ("#### 1,23", 0), ("#### ", 0),
-     ("#### 5.", 0)],
+     ("####5", 0), ("#### ５", 0), ("#### five", 0), ("#### 5 apples", 0), ("### 5", 0), ("##### 5", 0), 
+     ("#### 1,23", 0), ("#### ", 0), ("#### 5.", 0)],
 )  # fmt: skip
 def test_format_reward(completion, reward):
     assert format_reward([completion]) == [reward]
@@ -248,6 +332,10 @@ def test_format_reward(completion, reward):
 # ---------------------------------------------------------------- properties
 
 PIECES = st.sampled_from([
+    "\\sqrt[", "i", "e", "\\pi ", "\\sin^", "\\overline{", "\\over ", "\\approx ", " base 8", "\\pmod{", "\\mid ",
+    "\\in ", ";",
+    "half", "thirds", " because ", ", which ", " by ", " x ", "a.m.", " in the morning", "so ", "is ", "- ",
+    "Answer:\n", "</think>",
     "####", "#### ", "\n", " ", "\\boxed{", "{", "}", "\\frac", "\\frac{", "\\sqrt",
     "\\text{", "\\left(", "\\pm", "\\cup", "$", "answer is ", "A: ", " or ", " and ", "^", "_", "**", "*", "/", "-",
     "+", "=", "<", ">", "(", ")", "[", "]", ",", ".", ":", "1", "23", "456", "0.5", "1,000", "1e5", "1e999",
@@ -256,7 +344,8 @@ PIECES = st.sampled_from([
     "__import__('os').system('touch marker')", "open('marker','w')", "\\input{marker}", "exec('1')",
     "9**9**9"
 ])  # fmt: skip
-TEXT = st.one_of(st.text(max_size=300), st.lists(PIECES, max_size=60).map("".join))
+ANY = st.text(st.characters(exclude_categories=()), max_size=300)  # half of a surrogate pair too
+TEXT = st.one_of(ANY, st.lists(PIECES, max_size=60).map("".join))
 GOLDS = st.sampled_from([("18", "integer"), ("0.5", "decimal"), ("1/3", "fraction"), ("8; 40", "numbers"),
                          ("3:30 p.m.", "ratio"), ("Rug B", "text")])  # fmt: skip
 LATEX_GOLDS = st.sampled_from(["18", r"\frac{14}{3}", "(3,4]", r"1 \pm \sqrt{19}", r"\text{(C)}", "x^2 + 1", "y = 2x",
@@ -371,8 +460,8 @@ def test_spacing_and_dollars_do_not_change_a_latex_verdict(gold, form):
 @given(st.integers(0, 300), TEXT)
 def test_the_short_way_for_plain_integers_agrees_with_the_long_way(number, text):
     for answer in (f"{number}", f" -{number}.0", f"${number}", text):
-        if maths_rewards.SIMPLE_RE.fullmatch(answer):
-            value = int(maths_rewards.SIMPLE_RE.fullmatch(answer).group(1))
+        if SIMPLE_RE.fullmatch(answer):
+            value = int(SIMPLE_RE.fullmatch(answer).group(1))
             assert read_number(answer) == value
 
 
@@ -392,6 +481,26 @@ def test_long_text_costs_little(piece):
             grade(text, gold)
         maths_rewards._settle(text, parse_gold(r"\frac{1}{2}", "latex"))
     assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize(
+    "formula", [r"\sqrt[e]{-8}", r"\sqrt[i]{-8}", r"\sqrt[0]{-8}", r"\sin^{1+0i} x", r"\sin^{i/i} 2"]
+)
+def test_odd_degrees_and_powers_have_a_verdict(formula):
+    for gold, kind in (("18", "integer"), (r"\frac{1}{2}", "latex")):
+        assert not verdict(f"#### {formula}", gold, kind)
+
+
+def test_a_verdict_needs_little_stack():
+    def deep(frames):
+        if frames:
+            return deep(frames - 1)
+        return (
+            formula_value(text, 0) if False else maths_rewards._settle(f"\\boxed{{{text}}}", parse_gold("x", "latex"))
+        )
+
+    text = r"\pi" + r"\sqrt{" * 25 + r"\sin " * 29 + "y" + "}" * 25
+    deep(sys.getrecursionlimit() - 250)
 
 
 HOSTILE = ["__import__('os').system('touch {}')", "open({!r},'w').write('x')", "\\immediate\\write18{{touch {}}}",
@@ -450,6 +559,14 @@ def test_math_verify_in_other_threads():
     assert results == [True] * 3
 
 
+def test_math_verify_in_a_data_loader_worker():
+    code = "from torch.utils.data import DataLoader; from tests.test_rewards import hard_verdict;"
+    code += "import multiprocessing; multiprocessing.set_start_method('fork'); hard_verdict();"
+    code += "print(list(DataLoader([0, 1], num_workers=2, collate_fn=lambda _: hard_verdict())))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[True, True]\n", done.stderr
+
+
 def _grade_into(pipe):
     pipe.send((hard_verdict(), grader_stats()["asked"]))
 
@@ -494,6 +611,14 @@ def test_a_handler_that_raises_leaves_no_worker_in_a_question(monkeypatch):
     assert hard_verdict()
 
 
+def test_a_worker_killed_while_it_waits_costs_no_verdict():
+    assert hard_verdict()
+    for worker in list(maths_rewards._state()["idle"].queue):
+        worker.kill()
+        worker.wait()
+    assert hard_verdict()
+
+
 @pytest.fixture
 def fake_worker(monkeypatch):
     """Workers that run the given Python instead of math-verify."""
@@ -532,9 +657,7 @@ def test_worker_memory_is_bounded():
     code = "import maths_rewards, resource, io, sys; sys.stdin = io.TextIOWrapper(io.BytesIO());"
     code += "maths_rewards._worker_main();"
     code += "print(*resource.getrlimit(resource.RLIMIT_AS), file=sys.stderr); bytearray(4 * 2**30)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=maths_rewards.__file__.rpartition("/")[0], capture_output=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
     assert done.returncode != 0 and b"MemoryError" in done.stderr
     assert f"{2 * 2**30} {2 * 2**30}".encode() in done.stderr
 
@@ -542,7 +665,7 @@ def test_worker_memory_is_bounded():
 def test_neither_grader_nor_worker_imports_torch():
     code = "import maths_rewards, sys, math_verify; maths_rewards.grade('1', '1');"
     code += "assert not {'torch', 'transformers'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=maths_rewards.__file__.rpartition("/")[0], check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_missing_math_verify_is_said_at_the_start(monkeypatch):
