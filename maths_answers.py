@@ -13,7 +13,8 @@ from maths_numbers import (
     LAST_DIGIT_RE,
     LEAD_RE,
     NUMBER_RE,
-    WORD_RE,
+    NUMBER_WORD_RE,
+    SIMPLE_RE,
     cut,
     plain_text,
 )
@@ -30,7 +31,8 @@ LABEL_RE = re.compile(
 )
 ANSWER_IS_RE = re.compile(
     r"answer(?:\s{1,5}(?:to|for|in)\s[\w ]{1,40}?)?[\s*_]{0,20}+"
-    r"(?:(?<=\s)(?:is|was|equals|(?:would|will|should|could|must)\s{1,5}be)\b|[:=])[\s:*_]{0,20}",
+    r"(?:(?<=\s)(?:is|was|equals|(?:would|will|should|could|must)\s{1,5}be)\b|[:=])[\s:*_]{0,20}+"
+    r"(?!(?:in)?correct\b|right\b|wrong\b|valid\b|verified\b|reasonable\b)",
     re.I,
 )
 TITLE_RE = re.compile(r"\n[#*_ ]{1,9}(?:(?:the|final) ){0,2}answer[*_ ]{0,9}\n\s*", re.I)
@@ -53,15 +55,19 @@ BUT_RE = re.compile(
     r"\b(?:so|thus|therefore|hence|total|then|but|leaves?|and|or|not|which|rounds?|rounded)\b|[,;.:~<>]\s", re.I
 )
 WORKING_RE = re.compile(r"=|\b(?:so|therefore|thus|hence|total)\b[^\n]{0,200}\d", re.I)
-SENTENCE_END_RE = re.compile(r"(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bMrs)[.!?](?=\s|$)(?!(?<=\b[ap]\.m\.)\s+[^A-Z\s])|\n")
-BREAK_RE = re.compile(r"(?<=[.!?])(?<!\bM[rs]\.)(?<!\bDr\.)(?<!\bMrs\.)\s+(?=[^a-z\s])")  # between sentences
+SENTENCE_END_RE = re.compile(
+    r"(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bMrs)(?:[.?]|!(?<!\d!))(?=\s|$)(?!(?<=\b[ap]\.m\.)\s+[^A-Z\s])|\n"
+)
+BREAK_RE = re.compile(r"(?<=[.!?])(?<!\d!)(?<!\bM[rs]\.)(?<!\bDr\.)(?<!\bMrs\.)\s+(?=[^a-z\s])")  # between sentences
 END_RE = re.compile(r"<\|(?:im_end|im_start|endoftext|eot_id|end_of_text|end)\|>|</s>|\[INST\]")
 FORMULA_RE = re.compile(
-    r"\$\$([^$]+)\$\$|(?<!\\)\$((?:[^$\\]|\\.)+)\$|\\\(((?:[^\\]|\\[^()])+)\\\)|\\\[((?:[^\\]|\\[^\[\]])+)\\\]"
+    r"\$\$((?:[^$\\]|\\.)+)\$\$|(?<!\\)\$((?:[^$\\\n]|\n(?!\s*\n)|\\.)+)\$|\\\(((?:[^\\]|\\[^()])+)\\\)|\\\[((?:[^\\]|\\[^\[\]])+)\\\]"
     r"|\\begin\{(?:align|gather|equation)\*?\}((?:(?!\\begin|\\end\{(?:align|gather|eq)).)+)\\end",
     re.S,
 )
-CHECK_RE = re.compile(r"\n[^\w\n]{0,9}(?:check|verification|note)\W{0,3}[:\n].*", re.I | re.S)
+CHECK_RE = re.compile(r"\n[^\w\n]{0,9}((?:check|verification|note)\W{0,3}[:\n]\s*)", re.I)
+LATER_RE = re.compile(r"\n\s*\n|\b(?:so|therefore|thus|hence|step|try)\b", re.I)
+NAME_ONLY_RE = re.compile(r"\W*[A-Za-z]{1,3}\W*")
 CONTEXT_RE = re.compile(  # 5 solutions in the interval [0, 1]
     rf"{CLAUSE}|\s(?:such that|so that|when|in the interval|to the equation|in quadrant|or about)\b.*"
     r"|\s\((?:we|each|as)\b.*",
@@ -70,7 +76,7 @@ CONTEXT_RE = re.compile(  # 5 solutions in the interval [0, 1]
 CONCLUSION_RE = re.compile(  # because n = 2x, the value is 10; , which gives 10
     r",\s+(?:so|then|the|we|it|there|this)\b[^$]*\$|,\s+which (?:gives|means|implies|yields|equals)\b"
 )
-FORMULA_JOINT_RE = re.compile(r"\s*(?:,|and|or|,\s*(?:and|or))\s*(?:[A-Za-z]\s*=\s*)?")
+FORMULA_JOINT_RE = re.compile(r"\s*(?:,|(?:,\s*)?(?:and|or))\s*(?:[A-Za-z]\s*=\s*)?")
 BRACE_RE = re.compile(r"\\.|[{}]", re.S)
 SPACING = r"(?:\s|\$|\\q?quad|\\[()\[\],;: ])"
 JOINT_RE = re.compile(r"\s*(?:/|\s|or|to|-|and|×|\^|\()\s*|\)/\(")  # between the numbers of a fraction or a range
@@ -90,6 +96,8 @@ def _after_marker(text, kind):
             return None
         end = text.find("\n", at)
         line = cut(text[at + 4 : len(text) if end < 0 else min(end, at + 2 * ANSWER_CHARS)].lstrip("# \t:"))
+        if SIMPLE_RE.fullmatch(line):  # nearly all real answers
+            return line
         if LABEL_RE.match(line):  # `####` alone or `#### Answer:`: the answer is on the next line
             following = _following_lines(text, end)
             if following and following[0][0] != "#" and not _is_solution(*following):
@@ -116,7 +124,7 @@ def _is_solution(line, following=""):
 
 def _is_title(line):
     """Whether a `####` line, with text below it, is markdown's fourth heading: `#### Income`, `#### 2. Income`."""
-    return bool(ITEM_RE.match(line)) and line[-1] != "." or not (DIGIT_RE.search(line) or WORD_RE.search(line))
+    return bool(ITEM_RE.match(line)) and line[-1] != "." or not (DIGIT_RE.search(line) or NUMBER_WORD_RE.search(line))
 
 
 def _box(text, at):
@@ -150,7 +158,7 @@ def boxed(text, joint=BOX_JOINT_RE):
     return ", ".join(contents if len(set(contents)) > 1 else contents[:1]), True
 
 
-def _answer_is(text):
+def _answer_is(text, kind):
     """The sentence after the last "answer is", "Answer:", heading "Answer" or line that begins with "A:"; or None.
 
     "Answer:" before a whole solution, whose first sentence is not the answer, does not count."""
@@ -163,7 +171,8 @@ def _answer_is(text):
     sentence, rest = (tail[: end.start()], tail[end.end() :]) if end else (tail, "")
     listed = sentence == "1" and "\n2" in rest
     rest = EXPLANATION_RE.split(rest, maxsplit=1)[0]
-    if colon and WORKING_RE.search(rest) and (listed or "=" in sentence or not VALUE_RE.match(sentence)):
+    working = WORKING_RE if kind in ("numbers", "ratio", "text") else DIGIT_RE
+    if colon and working.search(rest) and (listed or "=" in sentence or not VALUE_RE.match(sentence)):
         return None
     return sentence or None
 
@@ -189,19 +198,13 @@ def _answer_start(text):
 
 def _last_number(text):
     """The last number of a text, with what makes it a fraction, a sum's result or a range; None without one."""
-    check = CHECK_RE.search(text, max(0, len(text) - 2 * ANSWER_CHARS))
-    if check and DIGIT_RE.search(text, 0, check.start()):
-        text = text[: check.start()]
-    last = LAST_DIGIT_RE.match(text)
+    line = _last_line(text)
+    last = LAST_DIGIT_RE.match(line)
     if not last:
         return None
-    begin = text.rfind("\n", 0, last.end()) + 1
-    if last.end() - begin > ANSWER_CHARS // 2:
-        begin = text.find(" ", last.end() - ANSWER_CHARS // 2, last.end()) + 1 or last.end()
-    end = text.find("\n", last.end())
-    end = min(len(text) if end < 0 else end, last.end() + 40)
-    line = plain_text(text[begin:end])
-    sentence = max((found.end() for found in BREAK_RE.finditer(line.rstrip())), default=0)
+    closing = BREAK_RE.search(line, last.end())  # I hope this helps!
+    line = line[: closing.start()] if closing else line
+    sentence = max((found.end() for found in BREAK_RE.finditer(line, 0, last.end())), default=0)
     remark = ENDING_RE.search(line, sentence)
     if remark and DIGIT_RE.search(line, 0, remark.start()):
         line = line[: remark.start()]
@@ -209,7 +212,7 @@ def _last_number(text):
     if result and not BUT_RE.search(result.group(1).rstrip(". ")):
         return result.group(1)
     numbers = list(NUMBER_RE.finditer(line))
-    if not numbers or any(c.isdigit() for c in line[numbers[-1].end() :]):
+    if not numbers or DIGIT_RE.search(line, numbers[-1].end()):
         return None
     first = len(numbers) - 1
     while first and JOINT_RE.fullmatch(line, numbers[first - 1].end(), numbers[first].start()):
@@ -217,6 +220,29 @@ def _last_number(text):
     at = numbers[first].start()
     sign = re.search(r"(?:^|[\s(:=~])-\(?$|(?:^|[:=])\s*-\s*\(?$|\($", line[:at])
     return line[sign.end() - len(sign.group().lstrip(" :=~")) if sign else at :]
+
+
+def _last_line(text):
+    """The last line with a digit, as plain text; a check of the answer is no part of it."""
+    text = _unchecked(text)
+    last = LAST_DIGIT_RE.match(text)
+    if not last:
+        return ""
+    begin = text.rfind("\n", 0, last.end()) + 1
+    before = text[text.rfind("\n", 0, max(0, begin - 1)) + 1 : begin]
+    begin += 2 if text.startswith("- ", begin) and before.startswith("- ") else 0  # a list, no minus
+    if last.end() - begin > ANSWER_CHARS // 2:
+        begin = text.find(" ", last.end() - ANSWER_CHARS // 2, last.end()) + 1 or last.end()
+    end = text.find("\n", last.end())
+    end = min(len(text) if end < 0 else end, last.end() + 40)
+    return plain_text(text[begin:end])
+
+
+def _unchecked(text):
+    """A text without the check or note that ends it."""
+    check = CHECK_RE.search(text, max(0, len(text) - 2 * ANSWER_CHARS))
+    ends = check and not LATER_RE.search(text, check.end(1))
+    return text[: check.start()] if ends and DIGIT_RE.search(text, 0, check.start()) else text
 
 
 def _reply(text):
@@ -235,7 +261,7 @@ def extract_answer(completion, kind="integer"):
 
     Args: completion: any text. kind: one of KINDS; it decides which rule goes first and what the last resort is.
     Returns (answer, rule): the raw answer text or None, and the rule: "####", "boxed", "answer is", "last number",
-    "last formula", "last sentence", or "none"."""
+    "last formula", "last lines", "last sentence", "first word", or "none"."""
     completion = _reply(completion)
     marked = _after_marker(completion, kind)
     if marked is not None and kind != "latex":
@@ -245,28 +271,31 @@ def extract_answer(completion, kind="integer"):
         return box, "boxed" if box is not None else "none"
     if marked is not None:
         return marked, "####"
-    if kind == "latex":
-        return _last_formula(completion)
-    answer = _answer_is(completion)
+    return _last_formula(completion) if kind == "latex" else _unmarked(completion, kind)
+
+
+def _unmarked(text, kind):
+    """(answer, rule) for a text without `####` or a box, and a gold answer that is no LaTeX."""
+    answer = _answer_is(text, kind)
     several = answer is not None and len(NUMBER_RE.findall(answer)) > 1
-    if kind == "numbers" and not several and (listed := _listed_lines(completion)):
+    if kind == "numbers" and not several and (listed := _listed_lines(text)):
         return listed, "last lines"
-    if answer is not None and (kind in ("text", "ratio") or DIGIT_RE.search(answer) or WORD_RE.match(answer)):
+    if answer is not None and (kind in ("text", "ratio") or DIGIT_RE.search(answer) or NUMBER_WORD_RE.match(answer)):
         return answer, "answer is"
     if kind in ("text", "ratio", "numbers"):
-        sentence, rule = _last_sentence(completion, kind)
-        opening = re.match(r"\W{0,9}(yes|no)\b", completion, re.I) if kind == "text" else None
+        sentence, rule = _last_sentence(text, kind)
+        opening = re.match(r"\W{0,9}(yes|no)\b", text, re.I) if kind == "text" else None
         if opening and not re.search(r"\b(?:yes|no)\b", sentence, re.I):
             return opening.group(1), "first word"
         return sentence, rule
-    answer = _last_number(completion)
+    answer = _last_number(text)
     return answer, "none" if answer is None else "last number"
 
 
 def _listed_lines(text):
     """The lines of a list that ends a text, `- Length: 16 m`, as one line; None where none or only one ends it."""
     listed = []
-    for line in reversed(text[-ANSWER_CHARS:].rstrip().split("\n")[1:]):
+    for line in reversed(("\n" + text)[-ANSWER_CHARS:].rstrip().split("\n")[1:]):
         found = LIST_LINE_RE.fullmatch(line)
         if not found or not DIGIT_RE.search(line):
             break
@@ -285,20 +314,25 @@ def _last_sentence(text, kind="text"):
 
 def _last_formula(text):
     """For LaTeX golds without a marker: the formula after "answer is", else the last one of the last line."""
-    answer = _answer_is(text)
-    tail = answer if answer is not None else CHECK_RE.sub("", text[-2 * ANSWER_CHARS :]).strip()
+    answer = _answer_is(text, "latex")
+    tail = answer if answer is not None else _unchecked(text[-2 * ANSWER_CHARS :]).strip()
     begin = max([0, tail.rfind("\n"), *(found.end() for found in BREAK_RE.finditer(tail))])
     remark = CONTEXT_RE.search(tail, begin)
     if remark and "$" in tail[begin : remark.start()] and not CONCLUSION_RE.search(tail, remark.start()):
         tail = tail[: remark.start()]
     formulas = list(FORMULA_RE.finditer(tail))
+    while (
+        formulas and NAME_ONLY_RE.fullmatch(formulas[-1].group()) and DIGIT_RE.search(tail, begin, formulas[-1].start())
+    ):
+        formulas.pop()  # 11 values of $x$
     after = DIGIT_RE.search(tail, formulas[-1].end()) if formulas else None
     if formulas and (not after or answer and DIGIT_RE.search(tail, *formulas[0].span())):
         formula = _joined_formulas(tail, formulas if answer is not None else formulas[::-1])
         return formula, "answer is" if answer is not None else "last formula"
     if answer is not None and not formulas:
         return answer, "answer is"
-    sentence, rule = _last_sentence(tail)
+    spoken = [sentence for sentence in BREAK_RE.split(tail) if DIGIT_RE.search(sentence)]
+    sentence, rule = _last_sentence(spoken[-1] if spoken else tail)
     said = _said(sentence or "")
     if said or not sentence or not re.search(r"[A-Za-z]{4}", sentence):
         return said or sentence, rule

@@ -65,7 +65,7 @@ GREEK_NAMES = (
 )
 GREEK = set(GREEK_NAMES.split())
 TOKEN_RE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+|\\[A-Za-z]+|[A-Za-z]|[-+*/^_!(){}\[\]|])|\s+$")
-WORD_RE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}")  # no product of variables
+PROSE_RE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}")  # a word is no product of its letters
 BITS_LIMIT = 4_000  # of an exact number
 FORMULA_DEPTH = 30
 TOKENS = 500
@@ -81,7 +81,7 @@ def _unclear(what):
 
 
 def _tokens(text):
-    if WORD_RE.search(text):
+    if PROSE_RE.search(text):
         raise _Unclear(text)
     tokens, at = [], 0
     while at < len(text):
@@ -95,7 +95,7 @@ def _tokens(text):
 
 
 def _check_depth(tokens):
-    """Brackets and commands are what the parser recurses on; words are no products of their letters."""
+    """Brackets and commands are what the parser recurses on."""
     depth = deepest = 0
     for token in tokens:
         depth += (token in ("(", "{", "[")) - (token in (")", "}", "]"))
@@ -224,7 +224,7 @@ def _atom(tokens, at, k):
 
 def _mixed_number(tokens, at, k):
     """A number, or 1\\frac{4}{5}: a whole number before a proper fraction of whole numbers is added to it."""
-    value, at = _checked(Fraction(tokens[at] if tokens[at][0] != "." else "0" + tokens[at])), at + 1
+    value, at = _checked(Fraction(tokens[at])), at + 1
     parts = tokens[at : at + 7]
     if value.denominator == 1 and parts[0] == "\\frac" and parts[1::3][:2] == ["{", "{"] and parts[3::3] == ["}", "}"]:
         above, below = parts[2], parts[5]
@@ -299,6 +299,8 @@ TIDY = [
         (r"\\equiv(?![A-Za-z])", "="),
         (r"\\(?:color\s?\{[a-z]+\}|checkmark|blacksquare|square|qed)(?![A-Za-z])", " "),
         (r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
+        (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
+        (r"(?<=[\d)])\s?!\s?=", "! ="),
         (r"(?<=\d)\.(\d+)[eE](-?\d{1,3})(?![\d.])", r".\1*10^{\2}"),
         (r"(?<=\)) ?U ?(?=\()|\\bigcup(?![A-Za-z])", r"\\cup "),
         (r";", ","),
@@ -306,6 +308,7 @@ TIDY = [
         (r"\\text\s?\{\s?(?:minus|negative)\s?\}", "-"),
         (r"\\mathbb\s?\{?\s?R\s?\}?(?![A-Za-z])", r"(-\\infty, \\infty)"),
         (r"\\varnothing(?![A-Za-z])|\\\{\s?\\\}", r"\\emptyset "),
+        (r"(?<=[\w)}])\s?\*\*\s?(?=[\w({-])", "^"),  # Python's power, not markdown
         (r"<\|[^|<>]{1,40}\|>|\*\*|`", ""),
         (r"\\(?:left|right)\.(?!\d)", ""),
         (
@@ -333,22 +336,21 @@ TIDY = [
         (r"\\langle(?![A-Za-z])", "("),
         (r"\\rangle(?![A-Za-z])", ")"),
         (r"\\[lr]?vert(?![A-Za-z])|\\mid(?![A-Za-z])", "|"),
-        (r"\\(?:leq?q?|leqslant)(?![A-Za-z])|=<|≤", "<="),
-        (r"\\(?:geq?q?|geqslant)(?![A-Za-z])|≥", ">="),
+        (r"\\(?:leq?q?|leqslant)(?![A-Za-z])|=<", "<="),
+        (r"\\(?:geq?q?|geqslant)(?![A-Za-z])", ">="),
         (r"\\lt(?![A-Za-z])", "<"),
         (r"\\gt(?![A-Za-z])", ">"),
         (r"\\neq?(?![A-Za-z])", "!="),
         (r"\b(?:infinity|infty|inf|oo)\b(?<!\\infty)", r"\\infty"),
         (r"\+\s*\\infty", r"\\infty"),
-        (r"(?<!\^)\*\*", "^"),
     ]
 ]
 SCALE = r"(?:hundred|thousand|million|billion|trillion)\b"
 TEXT_RE = re.compile(r"\\(?:text[a-z]*|mbox|mathrm)\s*\{([^{}]*)\}")
 TEXT_UNIT_RE = re.compile(rf"(?!\\[a-z]+\s*\{{[^{{}}]*\b{SCALE}){TEXT_RE.pattern}" + r"(?:\s*\^\s*\{?\s*\d\s*\}?)?")
 THOUSANDS_RE = re.compile(r"(?<![\d.,(⦃\[])(\d{1,3})((?:,\s?\d{3})+|(?: \d{3})+)(?![\d,])")
-UNIT_NAMES = r"[A-Za-z]{3,}|(?:[cmk]m|[km]g|in|ft|yd|mi|lb|oz|hr|m[lL]|sq|of|to|by|(?<=\d )[mgsLh])\b"
-UNIT_WORD = rf"(?!{SCALE})(?:{UNIT_NAMES})\.?(?: ?\^ ?\{{?\d\}}?)?"
+UNITS_OF_MEASURE = r"[A-Za-z]{3,}|(?:[cmk]m|[km]g|in|ft|yd|mi|lb|oz|hr|m[lL]|sq|of|to|by|(?<=\d )[mgsLh])\b"
+UNIT_WORD = rf"(?!{SCALE})(?:{UNITS_OF_MEASURE})\.?(?: ?\^ ?\{{?\d\}}?)?"
 PLAIN_UNIT_RE = re.compile(rf"(?:(?<=[\d)}}!])|(?<=\\pi)) ?{UNIT_WORD}(?:(?: ?/ ?| ){UNIT_WORD}){{0,4}}$")
 NAME_RE = re.compile(  # x, f(x), f(3), a_{n+1}, BC, |z|, [ABC], \\angle ABC
     r"\s*(?:\\?[A-Za-z]+(?:\s+\\?[A-Za-z]+|\\[A-Za-z]+){0,2}\s*(?:_\s*(?:\{[^{}=]*\}|\w))?\s*(?:\([^()=]*\))?'?"
@@ -366,7 +368,7 @@ VARIABLE_RE = re.compile(rf"(?:(?<![\\A-Za-z])[A-Za-z]|\\(?:{'|'.join(GREEK)})(?
 SET_RE = re.compile(r"⦃\s*[A-Za-z]\s*(?:\\in\s*\(-\\infty, \\infty\)\s*)?[|:]([^⦃⦄]*)⦄")  # the condition of a set
 REPEATING_RE = re.compile(r"(\d{0,20})\.(\d{0,20})\\(?:overline|bar)\s?\{(\d{1,20})\}")
 RELATION_RE = re.compile(r"(<=|>=|<|>|!=)")
-OPENING, ENDING = "([{⦃", ")]}⦄"
+OPENING, CLOSERS = "([{⦃", ")]}⦄"
 
 
 @lru_cache(maxsize=4096)
@@ -423,7 +425,7 @@ def _split(text, separator):
     """Split at separators outside brackets."""
     parts, depth, begin = [], 0, 0
     for i, c in enumerate(text):
-        depth += (c in OPENING) - (c in ENDING)
+        depth += (c in OPENING) - (c in CLOSERS)
         if not depth and text.startswith(separator, i):
             parts.append(text[begin:i])
             begin = i + len(separator)
@@ -432,7 +434,7 @@ def _split(text, separator):
 
 def _bracketed(text):
     """'(3, 4]' -> ('(', '3, 4', ']') when the first bracket closes at the very end, else ('', text, '')."""
-    depths = list(accumulate((c in OPENING) - (c in ENDING) for c in text))
+    depths = list(accumulate((c in OPENING) - (c in CLOSERS) for c in text))
     if text[:1] in tuple(OPENING) and 0 in depths and depths.index(0) == len(text) - 1:
         return text[0], text[1:-1].strip(), text[-1]
     return "", text, ""
@@ -455,19 +457,21 @@ def _same_structure(a, g, depth):
         return True  # 3/4 or 0.75
     if len(list_a) == 1 and len(list_g) == 1 and "⦃" not in (open_a, open_g):
         return _same_relation(a, g)
+    return _same_lists(list_a, list_g, open_a + close_a, open_g + close_g, depth)
+
+
+def _same_lists(list_a, list_g, brackets_a, brackets_g, depth):
+    """Tuples, intervals, sets and bare lists of which one at least has several elements."""
     names = sorted(part[0] for part in list_a if re.match(r"[a-z]\s*=", part))
     if len(names) == len(list_a) and names == [chr(ord(names[0]) + i) for i in range(len(names))]:
         list_a.sort()  # y = 2, x = 1 is (1, 2)
-    if (
-        open_g in ("(", "[")
-        and not open_a
-        and (len(names) > len(set(names)) or "]" in close_g or "[" in open_g or "infty" in g)
-    ):
+    interval = "[" in brackets_g or "]" in brackets_g or "\\infty" in "".join(list_g)
+    if not brackets_a and brackets_g[:1] in ("(", "[") and (interval or len(names) > len(set(names))):
         return False  # the ends of an interval are not the interval, nor are x = 1, x = 2 a point
-    if open_g + close_g in ("", "{}", "⦃⦄"):
-        return _same_elements(list_a, list_g, open_a in ("(", "["), depth)
+    if brackets_g in ("", "{}", "⦃⦄"):
+        return _same_elements(list_a, list_g, brackets_a[:1] in ("(", "["), depth)
     pair = len(list_g) == 2  # of coordinates or of ends: brackets count
-    if open_a == "⦃" or pair and open_a in ("(", "[") and open_a + close_a != open_g + close_g:
+    if brackets_a == "⦃⦄" or pair and brackets_a[:1] in ("(", "[") and brackets_a != brackets_g:
         return False
     return _same_elements(list_a, list_g, True, depth)
 

@@ -57,11 +57,11 @@ def plain_text(text):
         for _ in range(2):  # \text{} inside \frac{}{} and the like
             for pattern, replacement in LATEX_TO_PLAIN:
                 text = pattern.sub(replacement, text)
-    text = re.sub(r"(?<=[\d)]) \* (?=[-$(.\d])", " × ", re.sub(r"[-=]+>|[→⇒⟹⟶➔]", " = ", text))
-    text = re.sub(r"(?<=[A-Za-z])\^\s*[({]*-?\d+[)}]*|(?<=[A-Za-z]\s)\^\s*[({]*-?\d+[)}]*", "", text)  # m^2
+    text = re.sub(r"(?<=[\d)]) \* (?=[-$(.\d])", " × ", re.sub(r"[-=]+>|[→⇒⟹⟶➔]|(?<=\d)\s?!=", " = ", text))
+    text = re.sub(r"(?:(?<=[A-Za-z])|(?<=[A-Za-z]\s))\^\s*[({]*-?\d+[)}]*", "", text)  # m^2
     text = DOLLARS_AND_CENTS.sub(lambda m: f"{m[1] or m[2]}.{int(m[3]):02d} dollars", MARKUP.sub(" ", text))
     text = re.sub(r"<\s*(-?\$?[\d.,]+)\s*>", r" \1 ", text)  # the prompt's <number>, taken at its word
-    text = re.sub(r"-\s*\$\s*(?=[\d.])|\$\s*-\s*(?=[\d.])", "-", text)
+    text = re.sub(r"(?:-\s*\$|\$\s*-)\s*(?=[\d.])", "-", text)
     text = re.sub(r"(?<![\d.,])\$|\$(?![\d.])", " ", text)  # but 1$234 stays what it is
     return " ".join(text.split())
 
@@ -77,32 +77,33 @@ NUMBER_RE = re.compile(NUMBER)
 SIMPLE_RE = re.compile(r"\s*\$?\s*(-?\d{1,300})(?:\.0{0,9})?\s*")
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 SCALE_RE = re.compile(rf"\s*({'|'.join(SCALES)})s?\b", re.I)
-UNIT_NAMES = (
+SMALL_NUMBER_NAMES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen"
 )
 TEN_NAMES = "twenty thirty forty fifty sixty seventy eighty ninety"
-WORD_VALUES = dict(zip(UNIT_NAMES.split(), range(20), strict=True))
+WORD_VALUES = dict(zip(SMALL_NUMBER_NAMES.split(), range(20), strict=True))
 WORD_VALUES |= dict(zip(TEN_NAMES.split(), range(20, 100, 10), strict=True))
-WORD_RE = re.compile(rf"\b(?<!\bno )(?:{'|'.join([*WORD_VALUES, *SCALES])})\b", re.I)
+NUMBER_WORD_RE = re.compile(rf"\b(?<!\bno )(?:{'|'.join([*WORD_VALUES, *SCALES])})\b", re.I)
 CODE_RE = re.compile(r"[)\]]\s*[(\[]|\(\)|[A-Za-z]\((?!e?s\))|\blambda\b|\bif\b.{0,40}\belse\b|\*\*|\^.*\^|\d\s*\[")
 BOUND_RE = re.compile(
-    r"[<>]|!=|\b(?:more|less|fewer|greater|larger|smaller) than\s*\$?\s*-?\d|\bbetween\s+\$?-?[\d.]|\beither\b"
+    r"[<>]|!=|\b(?:more|less|fewer|greater|larger|smaller) than\s*\$?\s*-?\d|\b(?:between|either)\s+\$?-?[\d.]"
     r"|\bnot\s+-?\$?[\d.,]+(?![\d.,])\W*$",
     re.I,
 )
 MORE_RE = re.compile(r"\bor (?:more|less|fewer|greater|higher|lower|above|below|over|under)\b", re.I)
 HEDGE_RE = re.compile(
-    r"(?:\s+[A-Za-z]+){0,3}\s*(?:\b(?:or|to|and|through)\b|[,;&|/-]|\+/-)\s*(?:(?:or|and)\b\s*)?[a-z]?\s*[-$(]?\s*\.?\d"
+    r"(?:\s+[A-Za-z]+){0,3}\s*(?:\b(?:to|and|through)\b|[,;&|/-]|\+/-)\s*(?:(?:or|and)\b\s*)?[a-z]?\s*[-$(]?\s*\.?\d"
     r"|\s+[-$]?\.?\d|\s*\+\s*$",
     re.I,
 )
 CLAUSE = (  # , which is 2 times 9
-    r"[\s,(]\s*(?:because|since(?! (?:19|20)\d\d\b)|given (?:that|the))\b.*"
+    r"(?<!and)(?<!so)[\s,(]\s*(?:because|since(?! (?:19|20)\d\d\b)|given (?:that|the))\b.*"
     r"|,\s*which (?:is|was|are|were|equals?|means|matches|includes|adds?)\b(?!.*=).*|,\s*where\b(?!.*\b(?:so|thus)\b).*"
-    r"|,\s*(?:and |but )?not\s+\$?-?\d.*|,\s*as\b[^=]*=.*|,?\s+or (?:about|approximately|roughly|around|~).*"
+    r"|,\s*(?:and |but )?not\s+\$?-?\d.*|,\s*as\b[^=]*=.*"
     r"|\s(?:is|are) the (?:number|amount|total|answer)\b.*"
 )
+ROUNDED_RE = re.compile(r"\bround(?:s|ed|ing)?\b[^.\d]{0,30}\bto\s+(?=\$?\d[\d,.]*+(?! decimal))", re.I)
 CLAUSE_RE = re.compile(CLAUSE, re.I | re.S)
 REMARK_RE = re.compile(rf"(?<=[\w%.])(?:\s+\((?![^()]*\)\s*/)[^()]*\))+\W*$|{CLAUSE}", re.I | re.S)  # (9 eggs at $2)
 LEAD_RE = re.compile(
@@ -136,7 +137,7 @@ def _exact(token):
     mantissa, _, exponent = token.partition("e")
     if exponent and abs(int(exponent)) > EXPONENT_LIMIT:
         raise NotANumber
-    return Fraction(mantissa if mantissa[0] != "." else "0" + mantissa) * Fraction(10) ** int(exponent or 0)
+    return Fraction(mantissa) * Fraction(10) ** int(exponent or 0)
 
 
 def _factor(text, at):
@@ -202,8 +203,8 @@ def _sum(text, at):
 
 def _words_to_number(text):
     """'one hundred and twenty-five dollars' -> 125, 'two and a half' -> 5/2. Raises NotANumber without words."""
-    first = WORD_RE.search(text)
-    if not first or re.search(r"\b(?:or|to)\s+" + WORD_RE.pattern, text, re.I):
+    first = NUMBER_WORD_RE.search(text)
+    if not first or re.search(r"\bto\s+" + NUMBER_WORD_RE.pattern, text, re.I):
         raise NotANumber
     part = PART_RE.search(text)
     words = re.split(r"[\s-]+", text[first.start() : part.start() if part else len(text)].lower())
@@ -231,7 +232,7 @@ def _same_alternatives(text):
     """'5/2 or 2.5' -> 5/2; '17 or 18' is a hedge."""
     if MORE_RE.search(text):
         raise NotANumber
-    parts = [part for part in text.split(" or ") if DIGIT_RE.search(part) or WORD_RE.search(part)]
+    parts = [part for part in text.split(" or ") if DIGIT_RE.search(part) or NUMBER_WORD_RE.search(part)]
     values = {read_plain_number(part) for part in parts}
     if len(values) != 1:
         raise NotANumber
@@ -251,23 +252,31 @@ def _number_start(text):
     return sign.start(1) if sign else at
 
 
+def _result(text):
+    """What stands after the last "=" that a number follows, with that "=" if it does so at once; without remarks."""
+    remark = REMARK_RE.search(text)
+    rounded = ROUNDED_RE.search(text)
+    if rounded:
+        text = text[rounded.end() :]
+    elif remark and DIGIT_RE.search(text, 0, remark.start()):
+        text = text[: remark.start()]
+    parts = text.split("=")
+    result = next((part for part in reversed(parts) if DIGIT_RE.search(part)), text)
+    return "=" + result if len(parts) > 1 and START_RE.match(result) else result
+
+
 def read_plain_number(text):
     """The one number that a marked answer says, exactly.
 
     Args: text: cleaned by plain_text. Returns a Fraction. Raises NotANumber for none, several, a bound, or code."""
-    remark = REMARK_RE.search(text)
-    if remark and DIGIT_RE.search(text, 0, remark.start()):
-        text = text[: remark.start()]
-    result = "=" in text
-    if result:
-        text = next((part for part in reversed(text.split("=")) if DIGIT_RE.search(part)), text)
+    text = _result(text)
     if " or " in text:
         return _same_alternatives(text)
     if CODE_RE.search(text) or sum(map(text.count, "+*/×^")) > OPERATORS:
         raise NotANumber
     if not DIGIT_RE.search(text):
         return _words_to_number(text)
-    if not (result and START_RE.match(text)):  # = 12 days for it to be 600 inches
+    if not text.startswith("="):  # = 12 days for it to be 600 inches
         last_digit = LAST_DIGIT_RE.match(text).end() - 1
         text = text[max((lead.end() for lead in LEAD_RE.finditer(text, 0, last_digit)), default=0) :]
     if BOUND_RE.search(text):
@@ -278,7 +287,7 @@ def read_plain_number(text):
     part = PART_RE.match(text, end)
     if part:
         return value + (PARTS[part.group(1).lower()] if value >= 0 else -PARTS[part.group(1).lower()])
-    if HEDGE_RE.match(text, end) or re.search(r"\d\s*(?:or|to|-)\s*$", text[:at]):
+    if HEDGE_RE.match(text, end) or re.search(r"\d\s*(?:to|-)\s*$", text[:at]):
         raise NotANumber
     scale = SCALE_RE.match(text, end)
     return value * SCALES[scale.group(1).lower()] if scale else value

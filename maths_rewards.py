@@ -8,24 +8,25 @@ Policy, where another choice could be defended:
 
 | case | verdict |
 |---|---|
-| several `####` lines | the last that is not empty; `#### Step 2` and words with text below are headings |
+| several `####` lines | the last that is not empty; `#### Step 2` is a heading, for numbers any words above a text |
 | order of rules | `####`, `\boxed{}`, "answer is", last number; for LaTeX `\boxed{}` first and the last formula last |
-| text after the answer | ignored after a marker: `60 minutes (1 hour)` is 60, `9, which is half of 18` is 9 |
+| no marker | several numbers: the list, text: the sentence at the end |
+| remarks | ignored: `60 minutes (1 hour)` is 60, `9, which is half of 18` is 9; `9 eggs and 18 cups` says two |
 | "Answer:" before a whole solution | no marker: the last number counts |
 | a box that is never closed | no answer |
 | percent | `25%` is 25, never 0.25 |
 | units, currency | ignored: `$18`, `18 dollars`, `18 cents` are 18; but `$3 million` is 3000000 |
 | thousands | `1,234`, `1 234`, `1, 234` are 1234; `1,23,4` is no number; a decimal comma is not read |
 | number words | read where an answer is marked: `#### eighteen` |
-| sums | `#### 9*2` is 18, `9*2 = 18` is 18; `17-18` is a range |
+| sums | `#### 9*2` is 18, `9*2 = 18` is 18, and so is `9+8 = 18`: only the result counts; `17-18` is a range |
 | hedges | `17 or 18`, `17-18`, `>18` are wrong; `about 18`, `~18` and `18 or 18.0` are 18 |
-| rounding | integers exactly, all else within 1e-6; 0.333333 is not 0.33 |
+| rounding | integers exactly, all else within 1e-6 (LaTeX: of its size, below 1); 0.333333 is not 0.33 |
 | several numbers | all of them, in any order, each as often as in the gold answer |
 | ratios | `15:18 = 5:6` and `5/6` are 5:6; `15:18` alone and `6:5` are not |
 | times | `3:30` for `3:30 p.m.` is right, `3:30 a.m.` is wrong, `15:30` is right |
-| text | equal to the gold answer or begins with it; case, articles, plurals, punctuation do not count |
-| shortened text | words in lower case may be left out: `Lisa` is `Lisa's soccer team`, `Rug` or `B` is not `Rug B` |
-| LaTeX | units, degrees, currency, a number base and `x =` may be left out; (3,4] is not [3,4]; 4.6667 is not 14/3 |
+| text | equal to the gold answer or begins with it, after "so" or "is" perhaps; case, articles, plurals do not count |
+| shortened text | later lower-case words may go: `Lisa` is `Lisa's soccer team`, but `Rug` or `B` is not `Rug B` |
+| LaTeX | units, degrees, currency are ignored, a base and `x =` may go; (3,4] is not [3,4]; 4.6667 is not 14/3 |
 | equations | `a + b = 5`, `f(3) = 5` and `2 + 3 = 5` are 5; `2x = 5` is not |
 | nan, inf, code | wrong; nothing of a text is ever evaluated |
 
@@ -60,8 +61,8 @@ from maths_numbers import (
     CLAUSE_RE,
     DIGIT_RE,
     NUMBER_RE,
+    NUMBER_WORD_RE,
     SIMPLE_RE,
-    WORD_RE,
     NotANumber,
     plain_text,
     read_number,
@@ -215,7 +216,7 @@ def _ratios(text):
     text = re.sub(r"(?<=\d) (?:in the (?:afternoon|evening)|at night)\b", " p.m.", text)
     text = re.sub(r"(?<=[\dm.]) \([^()]*\)\W*$", "", text)
     text = next((p for p in reversed(re.split(r"=|\bsimplif\w+|\breduc\w+", text)) if DIGIT_RE.search(p)), text)
-    return [_ratio(f) for f in TIME_RE.finditer(text) or ()] or [
+    return [_ratio(f) for f in TIME_RE.finditer(text)] or [
         _ratio(f) for f in TIME_RE.finditer(RATIO_JOINT_RE.sub(":", text))
     ]
 
@@ -252,7 +253,7 @@ def _numbers(text, thousands):
         return None
     try:
         return sorted(
-            read_plain_number(part) for part in parts if any(c.isdigit() for c in part) or WORD_RE.search(part)
+            read_plain_number(part) for part in parts if any(c.isdigit() for c in part) or NUMBER_WORD_RE.search(part)
         )
     except NotANumber:
         return None
@@ -332,7 +333,7 @@ def _latex_verdict(answer, gold):
 
 def _numeric_verdict(answer, gold):
     if gold.kind == "numbers":
-        text = re.sub(r"\([^()]*=[^()]*\)", "", plain_text(answer))
+        text = re.sub(r"\([^()=]*=[^()]*\)", "", plain_text(answer))
         remark = CLAUSE_RE.search(text)
         text = text[: remark.start()] if remark and len(NUMBER_RE.findall(text, 0, remark.start())) > 1 else text
         return _numbers(text, True) == gold.value or "," in text and _numbers(text, False) == gold.value
@@ -350,7 +351,7 @@ def _settle(completion, gold):
     if gold.kind == "latex" and gold.value is not None and rule in ("last formula", "last number"):
         answer, rule = extract_answer(completion, "text")  # a choice or a name
     if answer is None or len(answer) > ANSWER_CHARS:
-        return Grade(False, None, "none" if answer is None else rule)
+        return Grade(False, None, rule)
     answer = answer.strip()
     if gold.kind == "latex":
         verdict = _latex_verdict(answer, gold)
@@ -432,6 +433,19 @@ def _start_worker():
     return worker
 
 
+def _take_worker(idle):
+    """An idle worker that is still alive, else a new one."""
+    while not idle.empty():
+        try:
+            worker = idle.get_nowait()
+        except queue.Empty:  # another thread took it
+            break
+        if worker.poll() is None:
+            return worker
+        _stop_worker(worker)
+    return _start_worker()
+
+
 def _stop_worker(worker):
     worker.kill()
     worker.wait()
@@ -462,13 +476,7 @@ def ask_math_verify(answer, gold):
     _count("asked")
     worker, finished = None, False
     try:
-        try:
-            worker = idle.get_nowait()
-            if worker.poll() is not None:  # killed while it waited
-                _stop_worker(worker)
-                worker = _start_worker()
-        except queue.Empty:
-            worker = _start_worker()
+        worker = _take_worker(idle)
         worker.stdin.write(json.dumps([answer, gold]).encode() + b"\n")
         worker.stdin.flush()
         verdict = json.loads(_read_line(worker, TIME_LIMIT))

@@ -57,18 +57,23 @@ RIGHT_NUMBERS = [
      "9 eggs -> 18 dollars", "2(9) = 18", "\\underline{18}", "the difference between 20 and 2 is 18"]),
     ("18", ["54 - 36 → 18", "180/10 = 18 days for it to be 600 inches", "18, not 20", "18, as 9 * 2 = 18",
      "18 miles between his first and second stop"]),
+    ("18", ["9, which is 9 * 2 = 18", "5! - 102 = 18", "17.75, which rounds up to 18", "18 boxes of either size"]),
+    ("-18", ["minus eighteen", "negative 18"]),
     ("60", ["60 minutes in 1 hour", "60 minutes (1 hour)", "1 hour = 60 minutes"]),
     ("1234", ["1,234", "1 234", "1, 234", "1,234.00", "1\xa0234", "1{,}234", "1\\,234", "$1,234", "１２３４", "١٢٣٤"]),
     ("3000000", ["$3 million", "3,000,000", "3e6", "3 x 10^6", "3 \\times 10^6", "3×10⁶", "three million"]),
     ("2.42", ["$2 and 42 cents", "2 dollars 42 cents"]),
     ("0.75", ["three quarters", "3/4 or 0.75", "3/4", "¾", "\\frac34", "\\dfrac{3}{4}", ".75", "0.750", "75e-2"]),
     ("-1.5", ["-1 1/2", "-3/2", "−1.5", "\\frac{-3}{2}", "-$1.50", "minus 1.5"]),
-    ("2.5", ["2½", "2 1/2", "2 and a half", "two and a half", "2\\frac{1}{2}", "2 dollars and 50 cents"]),
+    ("2.5", ["2½", "2 1/2", "2 and a half", "two and a half", "two and one half",
+     "2\\frac{1}{2}", "2 dollars and 50 cents"]),
     ("25", ["25%", "25 percent", "25\\%"]),
     ("8; 40", ["8, 40", "40 and 8", "(8, 40)", "x = 8, y = 40", "8 ft and 40 ft^2", "$8 & $40"]),
     ("8; 40", ["- width: 8 m\n- length: 40 m", "8 m by 40 m", "8 x 40", "8, 40 (8 * 40 = 320)"]),
+    ("8; 40", ["8 and 40, which is 5 times 8"]),
     ("336; 144", ["336,144", "336 and 144"]),
-    ("3:30 p.m.", ["3:30 PM", "3:30", "15:30", "at 3:30 p.m.", "2:00 + 90 minutes = 3:30", "3:30 in the afternoon"]),
+    ("3:30 p.m.", ["3:30 PM", "3:30", "15:30", "at 3:30 p.m.", "2:00 + 90 minutes = 3:30", "3:30 in the afternoon",
+     "15:30 p.m.", "3:30 p.m. (90 minutes after 2:00)"]),
     ("6:01:00 p.m.", ["6:01 p.m.", "18:01"]),
     ("3:4", ["3:4", "3 to 4", "3 : 4", "3/4", "\\frac{3}{4}", "15:20 = 3:4", "3 boys to 4 girls", "15:20, or 3:4"]),
     ("Bryan", ["Since 50 > 20, Bryan has more.", "So Bryan", "Bryan's"]),
@@ -80,8 +85,14 @@ RIGHT_NUMBERS = [
 WRONG_NUMBERS = [
     ("18", ["17 or 18", "17-18", "18, 19", "18 and 19", "18 19", "18±1", ">18", "x \\geq 18", "more than 18",
      "not 18"]),
+    ("4.5", ["2 5/2"]),
+    ("8; 40", ["1/0, 40", "0^-1, 40"]),
+    ("3:30 p.m.", ["3:30 in the morning"]),
+    ("3:30 a.m.", ["3:30 in the afternoon"]),
+    ("soccer team", ["team"]),
+    ("18", ["either 18 or 19", "18 or about 19"]),
     ("18", ["18 or more", "9, not 18", "9 → 8", "18 = 9", "She sells 18 eggs, which gives her $36"]),
-    ("Bryan", ["Ben, who is Bryan's brother", "Bryan or Ben", "Ben"]),
+    ("Bryan", ["Ann beat Bryan", "Ben, who is Bryan's brother", "Bryan or Ben", "Ben"]),
     ("18", ["9 (9 * 2 = 18)", "9, which is half of 18", "18 or 9", "between 17 and 18"]),
     ("18", ["18.5", "18.000001", "180", "1", "-18", "18 million", "18_000", "18:00", "18i", "18j", "0x12", "0b10010"]),
     ("18", ["", "N/A", "nan", "inf", "-Infinity", "1e999999999", "18/0", "\\boxed{}", "no answer",
@@ -98,7 +109,7 @@ WRONG_NUMBERS = [
     ("3:30 p.m.", ["3:30 a.m.", "3:31 p.m.", "3.30", "30"]),
     ("3:4", ["4:3", "3", "4", "1 3/4", "3:4.5", "13:4", "3:4 = 15:25"]),
     ("Rug B", ["Rug A", "Rug", "Rug B or Rug A", "B", "Rug B/Rug A"]),
-    ("Lisa's soccer team", ["Susan's soccer team", "soccer team"]),
+    ("Lisa's soccer team", ["Susan's soccer team", "soccer team", "Lisa ate"]),
     ("Yes", ["No", "Yes or no"]),
 ]  # fmt: skip
 
@@ -116,23 +127,25 @@ def test_wrong_answers(gold, answer):
 
 LATEX = [
     (r"\frac{14}{3}", [r"14/3", r"4\frac{2}{3}", "4 2/3", r"\frac{28}{6}", r"\dfrac{14}{3}\text{ cm}", "4.666666667"]),
-    (r"3\sqrt{13}", [r"\sqrt{117}", "3*sqrt(13)", r"3 \cdot \sqrt{13}", r"x = 3\sqrt{13}", "3√13", r"3*13^{1/2}"]),
+    (r"3\sqrt{13}", [r"\sqrt{117}", "3*sqrt(13)", "3*13**(1/2)",
+     r"3 \cdot \sqrt{13}", r"x = 3\sqrt{13}", "3√13", r"3*13^{1/2}"]),
     (r"6 - 5i", ["-5i+6", "6-5i"]),
     (r"1 \pm \sqrt{19}", [r"1+\sqrt{19}, 1-\sqrt{19}", r"x = 1 \pm \sqrt{19}", r"\{1-\sqrt{19}, 1+\sqrt{19}\}"]),
     (r"(3,4]", [r"3 < x \le 4", r"x \in (3, 4]", r"\left(3,4\right]"]),
-    (r"(-\infty, 2) \cup (3, \infty)", [r"(3,\infty)\cup(-\infty,2)", r"x<2 \text{ or } x>3"]),
+    (r"(-\infty, 2) \cup (3, \infty)", [r"(3,\infty) U (-\infty,2)",
+     r"(3,\infty)\cup(-\infty,2)", r"x<2 \text{ or } x>3"]),
     (r"\begin{pmatrix} 1/5 \\ -18/5 \end{pmatrix}", [r"\begin{bmatrix}0.2\\[4pt]-\frac{18}{5}\end{bmatrix}",
      "(1/5, -18/5)"]),
     (r"\text{(C)}", ["C", r"\text{C}", "(C) 12"]),
     (r"\text{Evelyn}", ["Evelyn", r"\textbf{evelyn}"]),
     (r"90^\circ", ["90", "90 degrees", r"\angle ABC = 90^{\circ}"]),
-    (r".0000672", [r"6.72 \times 10^{-5}", "0.0000672"]),
+    (r".0000672", [r"6.72 \times 10^{-5}", "0.0000672", "6.72e-5"]),
     (r"15\mbox{ cm}^2", ["15", "15 cm^2", r"15\,\text{cm}^2"]),
     (r"5x - 7y + 11z + 4 = 0", ["-5x+7y-11z-4=0", "10x-14y+22z=-8"]),
     (r"y = 2x + 3", ["2x+3", "y-2x=3", "y=3+2x"]),
     (r"\cot x", [r"\frac{\cos x}{\sin x}", r"\frac{1}{\tan x}"]),
-    (r"3, 5, 7", ["7, 5, 3", r"\{3,5,7\}", "x=3, x=5, x=7", r"3, 5,\text{ and }7"]),
-    (r"(6,31,-1)", ["(a,b,c) = (6,31,-1)", "6, 31, -1", "a=6, b=31, c=-1"]),
+    (r"3, 5, 7", ["7, 5, 3", "3; 5; 7", r"\{3,5,7\}", "x=3, x=5, x=7", r"3, 5,\text{ and }7"]),
+    (r"(6,31,-1)", ["[6,31,-1]", r"\langle 6,31,-1 \rangle", "(a,b,c) = (6,31,-1)", "6, 31, -1", "a=6, b=31, c=-1"]),
     (r"52_8", ["52", "52_{8}", "(52)_8", r"52_{\text{eight}}", r"52\text{ (base 8)}", "52 base 8", "52₈",
      "42_{10} = 52_8"]),
     (r"58,500", ["58500", r"58,\!500", "58 500"]),
@@ -145,6 +158,12 @@ LATEX = [
     (r"18", [r"x + 2 = 20 \implies x = 18", r"P(X > 3) = 18", "2x + 3 = 2(7.5) + 3 = 18", r"\sin 2x = 18",
      r"f(f(3)) = 18", r"x_1 + x_2 = 18", r"\alpha + \beta = 18"]),
     (r"[1,3]", [r"1 \le x \le 3", r"x \in [1,3]"]),
+    (r"[3,\infty)", [r"x \geq 3", r"[3, +\infty)", "[3, infinity)"]),
+    (r"-2", [r"\sqrt[3]{-8}"]),
+    (r"28", [r"{8 \choose 2}", r"\binom{8}{2}", "28 = x", r"x \equiv 28 \pmod{30}"]),
+    (r"120", ["5!=120", "5! = 120"]),
+    (r"-5", [r"\text{minus } 5"]),
+    (r"\emptyset", [r"\{\}", r"\varnothing"]),
     (r"(-\infty,-2) \cup (2,\infty)", [r"(-\infty,-2), (2,\infty)",
      r"x \in (-\infty,-2) \text{ or } x \in (2,\infty)"]),
     (r"\mathbb{R}", [r"(-\infty, \infty)"]),
@@ -165,7 +184,13 @@ WRONG_LATEX = [
     (r"(3,4]", ["[3,4]", "(3,4)", "4", "(3,5]"]),
     (r"(0,9) \cup (9,36)", ["(0,36)", "(0,9)"]),
     (r"\begin{pmatrix} -1 & 0 \\ 0 & -1 \end{pmatrix}", [r"\begin{pmatrix}1&0\\0&1\end{pmatrix}", "-1"]),
-    (r"\text{(C)}", ["B", "3"]),
+    (r"\text{(C)}", ["B", "3", r"\text{C or D}"]),
+    (r"\frac{14}{3}", ["14000001/3000000"]),
+    (r"\frac{x}{3}", ["0.33333333x"]),
+    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", [r"\begin{pmatrix}1&2&3&4\end{pmatrix}"]),
+    (r"f(2) < f(1) < f(4)", ["f(1) < f(2) < f(4)"]),
+    (r"18", [r"\text{at least } 18", "18x = 18y"]),
+    (r"52", ["52_8"]),
     (r".0000672", ["0.0000671", "0"]),
     (r"5x - 7y + 11z + 4 = 0", ["5x-7y+11z-4=0", "0"]),
     (r"0", ["5x - 7y + 11z + 4 = 0"]),
@@ -232,6 +257,16 @@ EXTRACTION = [
     ("She has 180 left, not 240.", "integer", "180 left", "last number"),
     ("She has 100 left.\nNote: 180 is more.", "integer", "100 left.", "last number"),
     ("The answer is 36 and 12.\n\nCheck:\n- 3 * 12 = 36\n- 36 + 12 = 48", "numbers", "36 and 12", "answer is"),
+    ("Answer: He had 15 eggs. He ate 6 eggs. He has 9 eggs left.", "integer", "9 eggs left.", "last number"),
+    ("The answer is 18. So our answer is correct.", "integer", "18", "answer is"),
+    ("The answer is $3! + 12 = 18$.", "integer", "$3! + 12 = 18$", "answer is"),
+    ("= 8 weeks to collect 200 eggs. I hope this helps!", "integer", "8 weeks to collect 200 eggs.", "last number"),
+    ("12 eggs.\n\nNote: a dozen is 12.\n\n3 * 12 = 36 eggs.", "integer", "36 eggs.", "last number"),
+    ("- 16 got on.\n- 11 are left.", "integer", "11 are left.", "last number"),
+    ("A: 17\nB: 18", "integer", "18", "last number"),
+    ("The answer is Mrs. Hilt. She won.", "text", "Mrs. Hilt", "answer is"),
+    ("Ann lost. So it is Dr. Smith.", "text", "So it is Dr. Smith.", "last sentence"),
+    ("- Ana: 17\n- Jo: 12", "numbers", "Ana: 17; Jo: 12", "last lines"),
     ("## Answer\n18\n\n## Check\n9 eggs", "integer", "18", "answer is"),
     ("The answer is forty-two. 6 * 7", "integer", "forty-two", "answer is"),
     ("<think>\\boxed{17}</think>It is \\boxed{18}", "integer", "18", "boxed"),
@@ -252,6 +287,11 @@ EXTRACTION = [
     ("We have $x = 5$. Because $n = 2x$, the value of $n$ is $10$.", "latex", "10", "last formula"),
     ("There are $5$ solutions in the interval $[0, 2]$.", "latex", "5", "last formula"),
     ("\\begin{align*} x &= 2 + 3 \\\\ &= 5 \\end{align*}", "latex", "= 5", "last formula"),
+    ("so $x = \\begin{pmatrix} 1 & 2 \\end{pmatrix}$", "latex",
+     "x = \\begin{pmatrix} 1 & 2 \\end{pmatrix}", "last formula"),
+    ("There are 11 distinct values of $x$.", "latex", "11", "last sentence"),
+    ("So $a + b$ is 14. This completes the solution.", "latex", "14", "last sentence"),
+    ("It costs \\$3 each.\n\nSo $$5 \\times \\$14 = 70.$$", "latex", "5 \\times \\$14 = 70.", "last formula"),
     ("So P(A) is 1/2.", "latex", "1/2", "last sentence"),
     ("In all, the simplified form is 2k + 17.", "latex", "2k + 17", "last sentence"),
 ]  # fmt: skip
@@ -344,8 +384,8 @@ PIECES = st.sampled_from([
     "__import__('os').system('touch marker')", "open('marker','w')", "\\input{marker}", "exec('1')",
     "9**9**9"
 ])  # fmt: skip
-ANY = st.text(st.characters(exclude_categories=()), max_size=300)  # half of a surrogate pair too
-TEXT = st.one_of(ANY, st.lists(PIECES, max_size=60).map("".join))
+ANY = st.text(st.characters(exclude_categories=()), max_size=200)  # half of a surrogate pair too
+TEXT = st.one_of(ANY, st.lists(PIECES, max_size=40).map("".join))
 GOLDS = st.sampled_from([("18", "integer"), ("0.5", "decimal"), ("1/3", "fraction"), ("8; 40", "numbers"),
                          ("3:30 p.m.", "ratio"), ("Rug B", "text")])  # fmt: skip
 LATEX_GOLDS = st.sampled_from(["18", r"\frac{14}{3}", "(3,4]", r"1 \pm \sqrt{19}", r"\text{(C)}", "x^2 + 1", "y = 2x",
@@ -407,7 +447,7 @@ def test_fractions_agree_with_exact_arithmetic(a, b, c, d):
     assert verdict(f"#### {a}/{b}", f"{c}/{d}") == (same or abs(Fraction(a, b) - Fraction(c, d)) <= Fraction(1, 10**6))
 
 
-@given(st.lists(st.integers(-9, 9), min_size=1, max_size=5), st.lists(st.integers(-9, 9), min_size=1, max_size=5))
+@given(st.lists(st.integers(-9, 9), min_size=1, max_size=4), st.lists(st.integers(-9, 9), min_size=1, max_size=4))
 def test_polynomials_agree_with_their_coefficients(p, q):
     def written(coefficients):
         return " + ".join(f"({c}) x^{{{i}}}" for i, c in enumerate(coefficients))
@@ -495,9 +535,7 @@ def test_a_verdict_needs_little_stack():
     def deep(frames):
         if frames:
             return deep(frames - 1)
-        return (
-            formula_value(text, 0) if False else maths_rewards._settle(f"\\boxed{{{text}}}", parse_gold("x", "latex"))
-        )
+        return maths_rewards._settle(f"\\boxed{{{text}}}", parse_gold("x", "latex"))
 
     text = r"\pi" + r"\sqrt{" * 25 + r"\sin " * 29 + "y" + "}" * 25
     deep(sys.getrecursionlimit() - 250)
