@@ -19,27 +19,29 @@ from maths_numbers import (
     plain_text,
 )
 
-HEADING_RE = re.compile(
+# ---------------------------------------------------------------- marks of an answer, with an example of each
+
+HEADING_RE = re.compile(  # Step 2: add; Explanation
     r"[\s*_]*(?:(?:step|part|case|problem|question|example|method)\b[\s*_]*(?:\d|[a-z]\b|[ivx]+\b)"
     r"|(?:explanation|reasoning|calculation|verification|check|note)s?\b)",
     re.I,
 )
 ITEM_RE = re.compile(r"\W*(?:\d{1,2}|[A-Za-z])[.)]\s+\W*[A-Za-z]")  # 2. Daily income
 BULLET_RE = re.compile(r"\A(?:[->*•]\s+)+")
-LABEL_RE = re.compile(
+LABEL_RE = re.compile(  # nothing, or: Final Answer:
     r"[\s#:>*_=.-]*(?:(?:the\s+)?(?:final\s+)?(?:answer|solution|result|conclusion)(?:\s*is)?[\s:*_]*)?$", re.I
 )
-ANSWER_IS_RE = re.compile(
+ANSWER_IS_RE = re.compile(  # answer to the question is; answer should be; Answer:
     r"answer(?:\s{1,5}(?:to|for|in)\s[\w ]{1,40}?)?[\s*_]{0,20}+"
     r"(?:(?<=\s)(?:is|was|equals|(?:would|will|should|could|must)\s{1,5}be)\b|[:=])[\s:*_]{0,20}+"
     r"(?!(?:in)?correct\b|right\b|wrong\b|valid\b|verified\b|reasonable\b)",
     re.I,
 )
-TITLE_RE = re.compile(r"\n[#*_ ]{1,9}(?:(?:the|final) ){0,2}answer[*_ ]{0,9}\n\s*", re.I)
-SEEK_RE = re.compile(
+TITLE_RE = re.compile(r"\n[#*_ ]{1,9}(?:(?:the|final) ){0,2}answer[*_ ]{0,9}\n\s*", re.I)  # ## Final Answer
+SEEK_RE = re.compile(  # let us check our answer: this is no answer
     r"\b(?:find|get|check|verify|confirm|reach|step)\W+(?:(?:the|our|my|this|your|final|correct) )*$", re.I
 )
-VALUE_RE = re.compile(r"[\s*_~$]*-?\$?\.?\d[\d,.]*+(?!\)?\s*[-+*/×÷=x]\s*[$(\d])")
+VALUE_RE = re.compile(r"[\s*_~$]*-?\$?\.?\d[\d,.]*+(?!\)?\s*[-+*/×÷=x]\s*[$(\d])")  # 18 eggs; not 9 * 2
 EXPLANATION_RE = re.compile(  # what follows an answer rather than leads to it
     r"(?:\A|\n|(?<=[.!?])\s)[^\w\n]{0,9}(?:(?:explanation|check|verification|reasoning|details?|note|breakdown)s?\b(?=\W*[:\n])"
     r"|this is because\b|this (?:result|answer|matches|agrees|checks)\b|here's (?:how|why)\b"
@@ -51,23 +53,23 @@ ENDING_RE = re.compile(  # 4 pans (48 cupcakes), not 48
     re.I | re.S,
 )
 RESULT_RE = re.compile(r"=\s*([-$]*\s*\$?\.?\d[\d,.]*+(?!\s*[-+*/×x^(])[^=]*)$")  # = 13 eggs out of the 16 eggs
-BUT_RE = re.compile(
+BUT_RE = re.compile(  # after which the result is not yet the answer: = 13, so
     r"\b(?:so|thus|therefore|hence|total|then|but|leaves?|and|or|not|which|rounds?|rounded)\b|[,;.:~<>]\s", re.I
 )
-WORKING_RE = re.compile(r"=|\b(?:so|therefore|thus|hence|total)\b[^\n]{0,200}\d", re.I)
-SENTENCE_END_RE = re.compile(
+WORKING_RE = re.compile(r"=|\b(?:so|therefore|thus|hence|total)\b[^\n]{0,200}\d", re.I)  # a solution goes on
+SENTENCE_END_RE = re.compile(  # not after Mrs., 3! or 3:30 p.m. on
     r"(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bMrs)(?:[.?]|!(?<!\d!))(?=\s|$)(?!(?<=\b[ap]\.m\.)\s+[^A-Z\s])|\n"
 )
 BREAK_RE = re.compile(r"(?<=[.!?])(?<!\d!)(?<!\bM[rs]\.)(?<!\bDr\.)(?<!\bMrs\.)\s+(?=[^a-z\s])")  # between sentences
 END_RE = re.compile(r"<\|(?:im_end|im_start|endoftext|eot_id|end_of_text|end)\|>|</s>|\[INST\]")
-FORMULA_RE = re.compile(
+FORMULA_RE = re.compile(  # $$x$$, $x$, \(x\), \[x\], align
     r"\$\$((?:[^$\\]|\\.)+)\$\$|(?<!\\)\$((?:[^$\\\n]|\n(?!\s*\n)|\\.)+)\$|\\\(((?:[^\\]|\\[^()])+)\\\)|\\\[((?:[^\\]|\\[^\[\]])+)\\\]"
     r"|\\begin\{(?:align|gather|equation)\*?\}((?:(?!\\begin|\\end\{(?:align|gather|eq)).)+)\\end",
     re.S,
 )
 CHECK_RE = re.compile(r"\n[^\w\n]{0,9}((?:check|verification|note)\W{0,3}[:\n]\s*)", re.I)
 LATER_RE = re.compile(r"\n\s*\n|\b(?:so|therefore|thus|hence|step|try)\b", re.I)
-NAME_ONLY_RE = re.compile(r"\W*[A-Za-z]{1,3}\W*")
+NAME_ONLY_RE = re.compile(r"\W*[A-Za-z]{1,3}\W*")  # $x$
 CONTEXT_RE = re.compile(  # 5 solutions in the interval [0, 1]
     rf"{CLAUSE}|\s(?:such that|so that|when|in the interval|to the equation|in quadrant|or about)\b.*"
     r"|\s\((?:we|each|as)\b.*",
@@ -76,7 +78,9 @@ CONTEXT_RE = re.compile(  # 5 solutions in the interval [0, 1]
 CONCLUSION_RE = re.compile(  # because n = 2x, the value is 10; , which gives 10
     r",\s+(?:so|then|the|we|it|there|this)\b[^$]*\$|,\s+which (?:gives|means|implies|yields|equals)\b"
 )
-FORMULA_JOINT_RE = re.compile(r"\s*(?:,|(?:,\s*)?(?:and|or))\s*(?:[A-Za-z]\s*=\s*)?")
+FORMULA_JOINT_RE = re.compile(  # $1$ and x = $2$
+    r"\s*(?:,|(?:,\s*)?(?:and|or))\s*(?:[A-Za-z]\s*=\s*)?"
+)
 BRACE_RE = re.compile(r"\\.|[{}]", re.S)
 SPACING = r"(?:\s|\$|\\q?quad|\\[()\[\],;: ])"
 JOINT_RE = re.compile(r"\s*(?:/|\s|or|to|-|and|×|\^|\()\s*|\)/\(")  # between the numbers of a fraction or a range
@@ -84,7 +88,12 @@ BOX_JOINT_RE = re.compile(
     rf"\}}{SPACING}*(?:,|and|or|\\text\{{\s*(?:and|or)\s*\}}){SPACING}*(?:(?:and|or){SPACING}*)?(?:[A-Za-z](?:_\w)?\s*=\s*)?\\f?"
 )
 NUMBERS_JOINT_RE = re.compile(r"\}[^.!?\d]{0,80}")  # where several numbers are asked for
-LIST_LINE_RE = re.compile(r"\s*(?:[-*•]|\d{1,2}[.)])\s+(.*)|(\W*[A-Za-z][^.!?:=+*/\d]{0,40}\d?\W*[:=].*)")
+LIST_LINE_RE = re.compile(  # - Ana: 17; Ana = 17
+    r"\s*(?:[-*•]|\d{1,2}[.)])\s+(.*)|(\W*[A-Za-z][^.!?:=+*/\d]{0,40}\d?\W*[:=].*)"
+)
+
+
+# ---------------------------------------------------------------- the answer after ####, in a box, after "answer is"
 
 
 def _after_marker(text, kind):
@@ -130,6 +139,9 @@ def _is_title(line):
 def _box(text, at):
     r"""(start, end) of the content of the box whose name begins at `at`; None when it is never closed."""
     start = text.index("{", at) + 1
+    end = text.find("}", start, start + 2 * ANSWER_CHARS)
+    if end >= 0 and text[start:end].isalnum():  # nearly all real answers
+        return start, end
     depth = 1
     for brace in BRACE_RE.finditer(text, start, start + 2 * ANSWER_CHARS):
         if len(brace.group()) == 1:
@@ -162,18 +174,24 @@ def _answer_is(text, kind):
     """The sentence after the last "answer is", "Answer:", heading "Answer" or line that begins with "A:"; or None.
 
     "Answer:" before a whole solution, whose first sentence is not the answer, does not count."""
+    line = text.rfind("\nA:")
+    if line >= 0 and SIMPLE_RE.fullmatch(text, line + 3):  # nearly all of GSM8K's own form
+        return text[line + 3 :].strip()
     start, colon = _answer_start("\n" + text)
     if start < 0:
         return None
     tail = cut(text[start - 1 : start + 2 * ANSWER_CHARS].lstrip())
-    tail = BULLET_RE.sub("", tail, count=1) if colon and "\n" in text[max(0, start - 4) : start] else tail
+    if colon and "\n" in text[max(0, start - 4) : start]:
+        tail = BULLET_RE.sub("", tail, count=1)
     end = SENTENCE_END_RE.search(tail)
-    sentence, rest = (tail[: end.start()], tail[end.end() :]) if end else (tail, "")
+    if not end:
+        return tail or None
+    sentence, rest = tail[: end.start()], tail[end.end() :]
     listed = sentence == "1" and "\n2" in rest
-    rest = EXPLANATION_RE.split(rest, maxsplit=1)[0]
-    working = WORKING_RE if kind in ("numbers", "ratio", "text") else DIGIT_RE
-    if colon and working.search(rest) and (listed or "=" in sentence or not VALUE_RE.match(sentence)):
-        return None
+    if colon and rest and (listed or "=" in sentence or not VALUE_RE.match(sentence)):
+        working = WORKING_RE if kind in ("numbers", "ratio", "text") else DIGIT_RE
+        if working.search(EXPLANATION_RE.split(rest, maxsplit=1)[0]):
+            return None
     return sentence or None
 
 
@@ -181,7 +199,7 @@ def _answer_start(text):
     """(where the answer begins or -1, whether it stands after a colon or under a heading)."""
     at, start, colon = len(text), -1, False
     for _ in range(8):
-        at = max(text.rfind(word, 0, at) for word in ("answer", "Answer", "ANSWER"))
+        at = max(text.rfind("nswer", 0, at), text.rfind("NSWER", 0, at)) - 1
         if at < 0:
             break
         found = ANSWER_IS_RE.match(text, at)
@@ -194,6 +212,9 @@ def _answer_start(text):
             break
     line = text.rfind("\nA:")
     return (line + 3, True) if line + 3 > start and line >= 0 and text.find("\nB:", line) < 0 else (start, colon)
+
+
+# ---------------------------------------------------------------- the answer at the end
 
 
 def _last_number(text):
@@ -243,53 +264,6 @@ def _unchecked(text):
     check = CHECK_RE.search(text, max(0, len(text) - 2 * ANSWER_CHARS))
     ends = check and not LATER_RE.search(text, check.end(1))
     return text[: check.start()] if ends and DIGIT_RE.search(text, 0, check.start()) else text
-
-
-def _reply(text):
-    """A completion without its thoughts and without what follows its end token."""
-    if "</think>" in text:
-        thought, _, said = text.rpartition("</think>")
-        text = said if said.strip() else thought
-    for end in END_RE.finditer(text) if "<|" in text or "</s>" in text or "[INST]" in text else ():
-        if not text[: end.start()].isspace() and end.start():
-            return text[: end.start()]
-    return text
-
-
-def extract_answer(completion, kind="integer"):
-    r"""Where the final answer of a completion stands.
-
-    Args: completion: any text. kind: one of KINDS; it decides which rule goes first and what the last resort is.
-    Returns (answer, rule): the raw answer text or None, and the rule: "####", "boxed", "answer is", "last number",
-    "last formula", "last lines", "last sentence", "first word", or "none"."""
-    completion = _reply(completion)
-    marked = _after_marker(completion, kind)
-    if marked is not None and kind != "latex":
-        return marked, "####"
-    box, has_box = boxed(completion, NUMBERS_JOINT_RE if kind == "numbers" else BOX_JOINT_RE)
-    if has_box:
-        return box, "boxed" if box is not None else "none"
-    if marked is not None:
-        return marked, "####"
-    return _last_formula(completion) if kind == "latex" else _unmarked(completion, kind)
-
-
-def _unmarked(text, kind):
-    """(answer, rule) for a text without `####` or a box, and a gold answer that is no LaTeX."""
-    answer = _answer_is(text, kind)
-    several = answer is not None and len(NUMBER_RE.findall(answer)) > 1
-    if kind == "numbers" and not several and (listed := _listed_lines(text)):
-        return listed, "last lines"
-    if answer is not None and (kind in ("text", "ratio") or DIGIT_RE.search(answer) or NUMBER_WORD_RE.match(answer)):
-        return answer, "answer is"
-    if kind in ("text", "ratio", "numbers"):
-        sentence, rule = _last_sentence(text, kind)
-        opening = re.match(r"\W{0,9}(yes|no)\b", text, re.I) if kind == "text" else None
-        if opening and not re.search(r"\b(?:yes|no)\b", sentence, re.I):
-            return opening.group(1), "first word"
-        return sentence, rule
-    answer = _last_number(text)
-    return answer, "none" if answer is None else "last number"
 
 
 def _listed_lines(text):
@@ -369,3 +343,54 @@ def _last_row(formula):
         return formula
     rows = re.split(r"\\\\", re.sub(r"\\(?:begin|end)\{\w+\*?\}", "", formula))
     return next((row for row in reversed(rows) if row.strip()), formula).replace("&", "")
+
+
+# ---------------------------------------------------------------- all rules
+
+
+def _reply(text):
+    """A completion without its thoughts and without what follows its end token."""
+    if "<" not in text and "[INST]" not in text:
+        return text
+    if "</think>" in text:
+        thought, _, said = text.rpartition("</think>")
+        text = said if said.strip() else thought
+    for end in END_RE.finditer(text) if "<|" in text or "</s>" in text or "[INST]" in text else ():
+        if not text[: end.start()].isspace() and end.start():
+            return text[: end.start()]
+    return text
+
+
+def extract_answer(completion, kind="integer"):
+    r"""Where the final answer of a completion stands.
+
+    Args: completion: any text. kind: one of KINDS; it decides which rule goes first and what the last resort is.
+    Returns (answer, rule): the raw answer text or None, and the rule: "####", "boxed", "answer is", "last number",
+    "last formula", "last lines", "last sentence", "first word", or "none"."""
+    completion = _reply(completion)
+    marked = _after_marker(completion, kind)
+    if marked is not None and kind != "latex":
+        return marked, "####"
+    box, has_box = boxed(completion, NUMBERS_JOINT_RE if kind == "numbers" else BOX_JOINT_RE)
+    if has_box:
+        return box, "boxed" if box is not None else "none"
+    if marked is not None:
+        return marked, "####"
+    return _last_formula(completion) if kind == "latex" else _unmarked(completion, kind)
+
+
+def _unmarked(text, kind):
+    """(answer, rule) for a text without `####` or a box, and a gold answer that is no LaTeX."""
+    answer = _answer_is(text, kind)
+    if kind == "numbers" and len(NUMBER_RE.findall(answer or "")) < 2 and (listed := _listed_lines(text)):
+        return listed, "last lines"
+    if answer is not None and (kind in ("text", "ratio") or DIGIT_RE.search(answer) or NUMBER_WORD_RE.match(answer)):
+        return answer, "answer is"
+    if kind in ("text", "ratio", "numbers"):
+        sentence, rule = _last_sentence(text, kind)
+        opening = re.match(r"\W{0,9}(yes|no)\b", text, re.I) if kind == "text" else None
+        if opening and not re.search(r"\b(?:yes|no)\b", sentence, re.I):
+            return opening.group(1), "first word"
+        return sentence, rule
+    answer = _last_number(text)
+    return answer, "none" if answer is None else "last number"

@@ -98,6 +98,7 @@ class Grade(NamedTuple):
 # ---------------------------------------------------------------- gold answers
 
 PLAIN_NUMBER_RE = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+")
+SHORT_RE = re.compile(r"-?[0-9]{1,15}")
 FRACTION_RE = re.compile(r"(-?)\(?(\d+)/(\d+)\)?")
 TIME_RE = re.compile(
     r"(?<![\d./:])(?<!\d )(?<!(?<!\d)-)(\d{1,6}(?: ?: ?\d{1,6})+)(?![\d/]|\.\d)(?: ?([ap])\.?\s*m\b\.?)?", re.I
@@ -116,6 +117,8 @@ def parse_gold(text, kind=None):
     kind: one of KINDS, or None to infer it.
     Returns a Gold whose text is canonical: parse_gold(gold.text, gold.kind) == gold.
     Raises ValueError, naming the text, when there is no answer in it or it is not of the kind."""
+    if kind in (None, "integer") and isinstance(text, str) and SHORT_RE.fullmatch(text):  # nearly all golds
+        return Gold(text, "integer", Fraction(int(text)))
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"empty gold answer {text!r}")
     if len(text) > GOLD_CHARS:
@@ -198,7 +201,7 @@ def _infer_kind(text):
 def _same_number(value, gold):
     """Integers exactly; anything else within 1e-6."""
     if gold.denominator == 1:
-        return value == gold
+        return value == gold.numerator
     return abs(value - gold) <= TOLERANCE
 
 
