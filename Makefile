@@ -1,5 +1,5 @@
 # make demo: the main job on the embedded default. make test: the tests. Both make their own environment first.
-# make nightly: the grader's property tests on 100,000 examples each, about half an hour on two cores.
+# make nightly: the grader's property tests on 100,000 examples each, about 20 minutes on two cores.
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 BIN := .venv/bin
 PY := $(BIN)/python

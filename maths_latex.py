@@ -20,7 +20,7 @@ from itertools import accumulate
 
 from maths_datasets import make_parser, run_script
 
-CHARS = 1000  # of an answer that is looked at
+ANSWER_CHARS = 1000  # of an answer that is looked at
 TOLERANCE = Fraction(1, 10**6)  # for a decimal answer to a gold that is no integer
 
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
@@ -33,13 +33,18 @@ CHARACTERS = {  # what NFKC leaves alone
 CHARACTER_TABLE = str.maketrans(CHARACTERS)
 
 
+def compile_table(rows):
+    """Pairs of a pattern and its replacement, ready to be applied one after the other."""
+    return [(re.compile(pattern), replacement) for pattern, replacement in rows]
+
+
 @lru_cache(maxsize=256)
 def to_ascii(text):
     """Unicode digits, minus signs, fractions, exponents and symbols as ASCII; what has no ASCII form is kept."""
     text = re.sub(r"[₀-₉]+", lambda m: "_{" + unicodedata.normalize("NFKC", m.group()) + "}", text)
     text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+", lambda m: "^{" + m.group().translate(SUPERSCRIPTS) + "}", text)
     text = re.sub(r"[¼-¾⅐-⅞↉]", r" \g<0>", text).translate(CHARACTER_TABLE)
-    text = unicodedata.normalize("NFKC", text)[: 2 * CHARS].translate(CHARACTER_TABLE)  # one may become eighteen
+    text = unicodedata.normalize("NFKC", text)[: 2 * ANSWER_CHARS].translate(CHARACTER_TABLE)  # one may become eighteen
     return re.sub(r"[^\x00-\x7f]", _ascii_character, text)
 
 
@@ -288,11 +293,15 @@ def _variable(tokens, at, k):
 # ---------------------------------------------------------------- LaTeX: structure of an answer
 
 BARE_NAMES = re.compile(r"(?<![\\A-Za-z])(sqrt|pi|infty|theta|(?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln)(?![A-Za-z])")
-BASE_NAMES = dict(zip("two three four five six seven eight nine ten eleven twelve".split(), range(2, 13), strict=True))
+NUMBER_NAMES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+).split()
+SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+BASE_NAMES = {name: base for base, name in enumerate(NUMBER_NAMES) if base > 1}
 BASE = rf"(\d+|{'|'.join(BASE_NAMES)})"
-TIDY = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in [
+TIDY = compile_table(
+    [
         (rf"(?:_\s?\{{\s?)?(?:\\text\s?\{{\s?)?\(?(?:in )?\bbase[ -]?\}}?\s?{BASE}\)?\}}?(?![A-Za-z])", r"_{\1}"),
         (rf"_\s?\{{?\s?\\text[a-z]*\s?\{{\s?{BASE}\s?\}}\s?\}}?", r"_{\1}"),
         (r"\(?\s?(?:\\pmod|\\bmod|\\mod|(?<=\()mod)\b\s?(?:\{[^{}]*\}|\d+)\s?\)?$", ""),
@@ -344,8 +353,8 @@ TIDY = [
         (r"\b(?:infinity|infty|inf|oo)\b(?<!\\infty)", r"\\infty"),
         (r"\+\s*\\infty", r"\\infty"),
     ]
-]
-SCALE = r"(?:hundred|thousand|million|billion|trillion)\b"
+)
+SCALE = rf"(?:{'|'.join(SCALES)})\b"
 TEXT_RE = re.compile(r"\\(?:text[a-z]*|mbox|mathrm)\s*\{([^{}]*)\}")
 TEXT_UNIT_RE = re.compile(rf"(?!\\[a-z]+\s*\{{[^{{}}]*\b{SCALE}){TEXT_RE.pattern}" + r"(?:\s*\^\s*\{?\s*\d\s*\}?)?")
 THOUSANDS_RE = re.compile(r"(?<![\d.,(⦃\[])(\d{1,3})((?:,\s?\d{3})+|(?: \d{3})+)(?![\d,])")
@@ -677,7 +686,7 @@ def main():
     parser.add_argument("answer", help="LaTeX of an answer")
     parser.add_argument("gold", help="LaTeX of the right answer")
     args = parser.parse_args()
-    verdict = same_latex(tidy(args.answer[:CHARS]), tidy(args.gold[:CHARS]))
+    verdict = same_latex(tidy(args.answer[:ANSWER_CHARS]), tidy(args.gold[:ANSWER_CHARS]))
     print({True: "equal", False: "not equal", None: "not for this reader: math-verify decides"}[verdict])
     return 0
 

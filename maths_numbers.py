@@ -8,17 +8,15 @@ each regular expression takes time in proportion to the line, which is at most A
 import re
 from fractions import Fraction
 
-from maths_latex import BITS_LIMIT, formula_value, tidy, to_ascii
+from maths_latex import ANSWER_CHARS, BITS_LIMIT, NUMBER_NAMES, SCALES, compile_table, formula_value, tidy, to_ascii
 
-ANSWER_CHARS = 1000  # of a marked answer; what is longer is cut, and a number that touches the cut is no number
 OPERATORS = 100  # of a sum that is worked out
 EXPONENT_LIMIT = 300  # 1e300 is read, 1e301 is not: keeps exact numbers small
 
 # ---------------------------------------------------------------- plain text
 
-LATEX_TO_PLAIN = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in [
+LATEX_TO_PLAIN = compile_table(
+    [
         (r"(?<=\d),?\\[!,;:]\s*(?=\d{3}(?!\d))|(?<=\d)\{,\}(?=\d{3})|(?<=\d)\\ (?=\d{3})", ""),
         (r"\\[!,;: ]|\\q?quad\b|\\(?:left|right)(?:\.(?!\d)|\b)|\\displaystyle\b|\\[()\[\]]", " "),
         (r"\\[dtc]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r" (\1)/(\2)"),
@@ -37,7 +35,7 @@ LATEX_TO_PLAIN = [
         (r"\^\s*\{?\s*\\circ\s*\}?|\\(?:degrees?|[Ll]arge|LARGE|[Hh]uge)\b", " "),
         (r"\\([$%&#_{}])", r"\1"),
     ]
-]
+)
 MARKUP = re.compile(
     r"<<[^<>]*>>|<\|[^|<>]{1,40}\|>|</?[A-Za-z]\w{0,19}>|`+|(?<![\w)])[*_]+|(?<![*_])[*_]+(?![\w(])|[*_]{2,}+(?=[A-Za-z])"
 )
@@ -75,14 +73,9 @@ NUMBER = (
 )
 NUMBER_RE = re.compile(NUMBER)
 SIMPLE_RE = re.compile(r"\s*\$?\s*(-?\d{1,300})(?:\.0{0,9})?\s*")
-SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 SCALE_RE = re.compile(rf"\s*({'|'.join(SCALES)})s?\b", re.I)
-SMALL_NUMBER_NAMES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-)
 TEN_NAMES = "twenty thirty forty fifty sixty seventy eighty ninety"
-WORD_VALUES = dict(zip(SMALL_NUMBER_NAMES.split(), range(20), strict=True))
+WORD_VALUES = dict(zip(NUMBER_NAMES, range(20), strict=True))
 WORD_VALUES |= dict(zip(TEN_NAMES.split(), range(20, 100, 10), strict=True))
 NUMBER_WORD_RE = re.compile(rf"\b(?<!\bno )(?:{'|'.join([*WORD_VALUES, *SCALES])})\b", re.I)
 CODE_RE = re.compile(r"[)\]]\s*[(\[]|\(\)|[A-Za-z]\((?!e?s\))|\blambda\b|\bif\b.{0,40}\belse\b|\*\*|\^.*\^|\d\s*\[")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import maths_compare
 import maths_plots
@@ -68,6 +69,15 @@ def test_requirements_are_exact_and_name_the_patched_release():
     assert len(pins) == len(lines)
     for patch in ("grpotrainer.patch", "grpoconfig.patch"):
         assert f"X-TRL-Release: {pins['trl']}\n" in (ROOT / patch).read_text()
+
+
+def test_a_reader_that_goes_away_ends_a_script_quietly():
+    code = "import sys; from maths_datasets import run_script;"
+    code += "sys.exit(run_script(lambda: [print('x' * 1000, flush=True) for _ in range(1000)] and 0))"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.read(1)
+    process.stdout.close()
+    assert process.wait(60) == 1 and process.stderr.read() == b""
 
 
 # --------------------------------------------------------------------------------------------------- comparison
@@ -134,6 +144,14 @@ def test_plots_of_one_and_of_several_runs(tmp_path):
     assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(BadInput, match="not the directory of a training run"):
         maths_plots.plot_training([tmp_path], tmp_path / "none.png")
+
+
+@pytest.mark.parametrize(("key", "markers"), [("reward", 1), ("trust_region/approx_kl", 0)])
+def test_validation_is_marked_where_it_says_something(key, markers):
+    axes = Figure().subplots()
+    rows = [{"step": 1, key: 0.5}, {"step": 2, key: 0.6}, {"step": 2, f"eval_{key}": 0.4}]
+    maths_plots.draw_curve(axes, rows, key, "C0", "a run")
+    assert sum(line.get_marker() == "o" for line in axes.lines) == markers
 
 
 def test_smoothing_is_a_running_mean():
