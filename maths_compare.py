@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from maths_datasets import EVAL_SPLIT, BadInput, make_parser, read_json_lines, run_script
+from maths_common import BadInput, make_parser, read_json_lines, run_script
+from maths_datasets import EVAL_SPLIT
 from maths_statistics import bootstrap_interval, wilson_interval
 
 

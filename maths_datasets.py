@@ -10,26 +10,24 @@ Look at what a script will see (the first rows of a data set, as JSON lines):
     python maths_datasets.py gsm8k --split train --rows 3 --cache_dir cached_files
 """
 
-import argparse
 import json
-import os
 import re
-import shlex
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent
-DEMO_DIR = ROOT / "demo"
-DEFAULT_CACHE_DIR = "cached_files"
-MANIFEST = "manifest.json"
-MODEL_MARKERS = ("config.json", "adapter_config.json")  # what makes a directory a model: full weights or a LoRA adapter
+from maths_common import (
+    DEFAULT_CACHE_DIR,
+    DEMO_DIR,
+    BadInput,
+    check_sizes,
+    fetch_command,
+    get_cache_dir,
+    go_offline,
+    make_parser,
+    read_json_lines,
+    run_script,
+)
 
-# Names in the cache and where they come from on the Hub.
-MODELS = {
-    "Qwen2.5-0.5B": "Qwen/Qwen2.5-0.5B",
-    "Qwen2.5-1.5B": "Qwen/Qwen2.5-1.5B",
-    "Qwen2.5-3B": "Qwen/Qwen2.5-3B",
-}
 EVAL_SPLIT = {"gsm8k": "test", "MATH-500": "test", "asdiv": "validation", "SVAMP": "test", "demo": "test"}
 NUMBER_KINDS = ("integer", "decimal", "fraction")  # what a gold answer is in the sets whose answers are one number
 NUMBER_SETS = ("gsm8k", "SVAMP", "demo")
@@ -38,116 +36,6 @@ TRAIN_ROWS = 7000  # of GSM8K's 7473 training rows; the paper validates on the o
 
 SYSTEM_PROMPT = "Solve the problem step by step. End with #### and the final answer."
 CALCULATOR_NOTE = re.compile(r"<<[^<>]*>>")  # `<<48/2=24>>`: github.com/openai/grade-school-math, README
-
-
-class BadInput(ValueError):
-    """Something the user gave cannot be used; the message is one line that names it and the way out."""
-
-
-def run_script(main):
-    """Call main() and return its exit code; a BadInput becomes one line on stderr and exit code 2."""
-    try:
-        return main()
-    except BadInput as error:
-        print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # the reader went away, as `| head` does; nothing may be written at exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-
-
-def make_parser(doc, **kwargs):
-    """An ArgumentParser with the script's docstring as its help, whose errors are BadInput (one line, no usage)."""
-    kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-    parser = argparse.ArgumentParser(description=doc, **kwargs)
-
-    def error(message):
-        raise BadInput(f"{message} (--help lists the options)")
-
-    parser.error = error
-    return parser
-
-
-def get_cache_dir(arg=None):
-    """The cache: the argument, else $GRPSPO_CACHE, else ./cached_files."""
-    return Path(arg or os.environ.get("GRPSPO_CACHE") or DEFAULT_CACHE_DIR).expanduser()
-
-
-def go_offline():
-    """Set the Hugging Face libraries' offline switches; they are read at import, so call this before importing any."""
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
-        os.environ[name] = "1"
-
-
-def fetch_command(flag, name, cache_dir):
-    """The command that puts one item into a cache, to paste into a shell."""
-    return f"python save_model_locally.py {flag} {shlex.quote(name)} --cache_dir {shlex.quote(str(cache_dir))}"
-
-
-def read_manifest(cache_dir):
-    """The items a cache says it holds: {name: {"kind", "hub_id", "revision", "files": {path: {"size", "sha256"}}}}.
-
-    Raises BadInput if manifest.json is there but cannot be read.
-    """
-    path = Path(cache_dir) / MANIFEST
-    try:
-        items = json.loads(path.read_text(encoding="utf-8"))["items"]
-        return {name: item for name, item in items.items() if item["files"]}
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise BadInput(f"{path} is damaged; delete it and run save_model_locally.py again") from None
-
-
-def check_sizes(cache_dir, name, repair):
-    """Raise BadInput unless each file of a cached item has the size its manifest states; `repair` is the way out.
-
-    A missing or cut file is found here at the cost of a few stat calls; save_model_locally.py --verify also hashes.
-    """
-    for file, stated in read_manifest(cache_dir).get(name, {"files": {}})["files"].items():
-        path = Path(cache_dir) / name / file
-        size = path.stat().st_size if path.is_file() else None
-        if size != stated["size"]:
-            found = "is missing" if size is None else f"has {size} bytes, not {stated['size']}"
-            raise BadInput(f"{path} {found}; repair it with: {repair}")
-
-
-def find_model(name_or_path, cache_dir):
-    """Directory of a model: "demo", a name in the cache (organisation optional), a run, a checkpoint or an adapter.
-
-    Raises BadInput naming what is missing and the command that fetches it.
-    """
-    path, cached = Path(name_or_path).expanduser(), Path(cache_dir) / Path(name_or_path).name
-    if name_or_path == "demo":
-        path = DEMO_DIR / "model"
-    elif is_model(cached) and name_or_path in (cached.name, hub_id_of(cached.name, cache_dir)):
-        check_sizes(cache_dir, cached.name, fetch_command("--models", name_or_path, cache_dir))
-        path = cached
-    if is_model(path):
-        return path
-    if name_or_path == "demo":
-        raise BadInput(f"{path} is missing; it comes with the repository: git checkout -- demo")
-    if path.exists():
-        raise BadInput(f"{path} is not a model directory: it holds neither {' nor '.join(MODEL_MARKERS)}")
-    if name_or_path in MODELS or re.fullmatch(r"[\w.-]+/[\w.-]+", name_or_path):
-        command = fetch_command("--models", name_or_path, cache_dir)
-        raise BadInput(f"model {name_or_path} is not in {cache_dir}; where there is internet, run: {command}")
-    known = ", ".join(["demo", *MODELS])
-    raise BadInput(f"unknown model {name_or_path}: neither a directory nor one of {known}, nor ORGANISATION/NAME")
-
-
-def is_model(path):
-    """True for a directory with a model's or an adapter's config file."""
-    return any((Path(path) / marker).is_file() for marker in MODEL_MARKERS)
-
-
-def hub_id_of(name, cache_dir):
-    """The Hub id of a cached item by its manifest, else of a known model; None if neither knows it."""
-    return read_manifest(cache_dir).get(name, {}).get("hub_id", MODELS.get(name))
 
 
 def _gsm8k(text):
@@ -255,34 +143,9 @@ def read_demo_rows(split):
     return read_json_lines(DEMO_DIR / "data" / f"{split}.jsonl")
 
 
-def read_json_lines(path):
-    """Rows (dicts) of a file with one JSON object a line; raises BadInput naming the file and the line."""
-    rows = []
-    try:
-        with open(path, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                rows.append(json.loads(line))
-                if not isinstance(rows[-1], dict):
-                    raise BadInput(f"{path}, line {number}: not a JSON object")
-    except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise BadInput(f"{path} is not UTF-8 text") from None
-    except (json.JSONDecodeError, RecursionError):
-        raise BadInput(f"{path}, line {number}: not a JSON object") from None
-    return rows
-
-
 def build_prompt(question):
     """The conversation a model is given: system prompt, then the question; list of {"role", "content"} messages."""
     return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": question}]
-
-
-def get_eos_token_ids(tokenizer, generation_config):
-    """Every token that ends a completion: the model's own, the tokenizer's, and ChatML's, which base models omit."""
-    own = generation_config.eos_token_id
-    ids = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own]), tokenizer.get_vocab().get("<|im_end|>")}
-    return sorted(ids - {None})
 
 
 def split_train_validation(dataset, seed):

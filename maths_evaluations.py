@@ -27,19 +27,9 @@ from collections import Counter
 from itertools import islice
 from pathlib import Path
 
-from maths_datasets import (
-    DEMO_DIR,
-    EVAL_SPLIT,
-    BadInput,
-    build_prompt,
-    find_model,
-    get_cache_dir,
-    get_eos_token_ids,
-    go_offline,
-    load_maths_dataset,
-    make_parser,
-    run_script,
-)
+from maths_common import DEMO_DIR, BadInput, get_cache_dir, go_offline, make_parser, run_script
+from maths_datasets import EVAL_SPLIT, build_prompt, load_maths_dataset
+from maths_models import find_model, get_eos_token_ids
 from maths_rewards import check_grader, format_reward, grade_batch
 from maths_statistics import Sample, print_table, summarise_dataset
 

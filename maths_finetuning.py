@@ -31,18 +31,9 @@ import warnings
 from pathlib import Path
 
 from apply_patches import require_patched_trl
-from maths_datasets import (
-    BadInput,
-    build_prompt,
-    find_model,
-    get_cache_dir,
-    get_eos_token_ids,
-    go_offline,
-    load_maths_dataset,
-    make_parser,
-    run_script,
-    split_train_validation,
-)
+from maths_common import BadInput, get_cache_dir, go_offline, make_parser, run_script
+from maths_datasets import build_prompt, load_maths_dataset, split_train_validation
+from maths_models import find_model, get_eos_token_ids
 from maths_rewards import REWARD_WEIGHTS, accuracy_reward, format_reward
 
 ROOT = Path(__file__).resolve().parent

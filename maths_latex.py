@@ -18,7 +18,7 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import accumulate
 
-from maths_datasets import make_parser, run_script
+from maths_common import make_parser, run_script
 
 ANSWER_CHARS = 1000  # of an answer that is looked at
 TOLERANCE = Fraction(1, 10**6)  # for a decimal answer to a gold that is no integer

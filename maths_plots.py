@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from maths_datasets import BadInput, make_parser, read_json_lines, run_script
+from maths_common import BadInput, make_parser, read_json_lines, run_script
 
 # Colours that stay apart for colour-blind readers: Okabe and Ito, https://jfly.uni-koeln.de/color/
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]

@@ -54,7 +54,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from maths_answers import boxed, extract_answer
-from maths_datasets import BadInput, make_parser, run_script
+from maths_common import BadInput, make_parser, run_script
 from maths_latex import TOLERANCE, close, formula_value, same_latex, tidy, to_ascii
 from maths_numbers import (
     ANSWER_CHARS,

@@ -26,7 +26,7 @@ import torch
 from tqdm import tqdm
 from transformers import ProgressCallback, TrainerCallback
 
-from maths_datasets import BadInput, make_parser, run_script
+from maths_common import BadInput, make_parser, run_script
 
 EXIT_SAVED = 75  # EX_TEMPFAIL of sysexits.h: saved, not finished; a batch system may start the same command again
 SEAL = "sealed.json"

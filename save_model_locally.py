@@ -32,18 +32,18 @@ import time
 from pathlib import Path
 from xml.etree import ElementTree
 
-from maths_datasets import (
+from maths_common import (
     DEFAULT_CACHE_DIR,
     MANIFEST,
-    MODELS,
     BadInput,
     get_cache_dir,
     make_parser,
-    map_row,
     read_json_lines,
     read_manifest,
     run_script,
 )
+from maths_datasets import map_row
+from maths_models import MODELS
 
 # Hub id, revision, configuration (a folder of the repository) and the rows of each split at that revision.
 DATASETS = {

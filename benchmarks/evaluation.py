@@ -23,7 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from maths_datasets import build_prompt, get_eos_token_ids, load_maths_dataset  # noqa: E402
+from maths_datasets import build_prompt, load_maths_dataset  # noqa: E402
+from maths_models import get_eos_token_ids  # noqa: E402
 
 TEMPERATURE, MAX_NEW_TOKENS, PUBLISHED_BATCH = 0.8, 128, 32
 H200_BANDWIDTH = 4.8e12  # bytes/s: https://www.nvidia.com/en-us/data-center/h200/, "GPU memory bandwidth"
@@ -287,7 +288,7 @@ def run_memory_of(args):
     import datasets
 
     import maths_evaluations
-    from maths_datasets import run_script
+    from maths_common import run_script
 
     rows = load_maths_dataset("demo", "test", None).to_list()
     many = [row | {"id": f"{i}-{row['id']}"} for i in range(-(-args.count // len(rows))) for row in rows][: args.count]

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import maths_latex
 import maths_rewards
-from maths_datasets import BadInput, make_parser, run_script
+from maths_common import BadInput, make_parser, run_script
 
 PASSES = 5  # of ours over a file, each with empty caches; the median is reported
 NUMERIC = ("gsm8k", "mr_gsm8k", "tora")  # beginnings of the names of files whose gold answers are numbers

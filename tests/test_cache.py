@@ -19,7 +19,7 @@ import pytest
 from hub_stub import Hub, Repository, Zeros, times
 
 import save_model_locally as cache
-from maths_datasets import BadInput
+from maths_common import BadInput
 
 SCRIPT = Path(cache.__file__)
 CONFIG = json.dumps({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}).encode()

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import maths_datasets as m
-from maths_datasets import BadInput, find_model, load_maths_dataset
+from maths_common import BadInput
+from maths_datasets import load_maths_dataset
+from maths_models import find_model
 
 GSM8K = {"question": "How many?", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"}
 MATHS = {

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import maths_evaluations
-from maths_datasets import BadInput, run_script
+from maths_common import BadInput, run_script
 from maths_evaluations import cut_torn_line, parse_args, parse_row
 from maths_statistics import (
     Sample,
@@ -353,7 +353,7 @@ import torch
 torch.set_num_threads(1)
 import datasets, safetensors, tqdm, transformers.models.qwen2.modeling_qwen2
 import maths_evaluations, maths_generation
-from maths_datasets import run_script
+from maths_common import run_script
 
 flags, out = {flags!r}, Path({out!r})
 sys.argv = ["maths_evaluations.py", "--output_dir", str(out), *flags]

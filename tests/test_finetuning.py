@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import maths_finetuning
-from maths_datasets import BadInput
+from maths_common import BadInput
 
 ROOT = Path(__file__).resolve().parent.parent
 # A live trust region in seconds: generations of 64 completions, two mini-batches of two micro-batches each, twice.

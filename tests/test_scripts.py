@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 import maths_compare
 import maths_plots
-from maths_datasets import BadInput
+from maths_common import BadInput
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = [path for path in sorted(ROOT.glob("*.py")) if "__main__" in path.read_text()]

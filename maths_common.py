@@ -1,0 +1,189 @@
+"""What every script shares: errors in one line, the command line, files that appear whole, locks, the offline cache.
+
+For the experiments of Probability Smoothing Policy Optimisation (arXiv 2509.21282). Standard library and filelock only.
+
+    from maths_common import BadInput, hold_lock, make_parser, run_script, write_json
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+ROOT = Path(__file__).resolve().parent
+DEMO_DIR = ROOT / "demo"
+DEFAULT_CACHE_DIR = "cached_files"
+MANIFEST = "manifest.json"
+LOCK = ".lock"
+
+
+class BadInput(ValueError):
+    """Something the user gave cannot be used; the message is one line that names it and the way out."""
+
+
+# ---- the command line
+
+
+def run_script(main):
+    """Call main() and return its exit code; a BadInput becomes one line on stderr and exit code 2."""
+    try:
+        return main()
+    except BadInput as error:
+        print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader went away, as `| head` does; nothing may be written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def make_parser(doc, **kwargs):
+    """An ArgumentParser with the script's docstring as its help, whose errors are BadInput (one line, no usage)."""
+    kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=doc, **kwargs)
+
+    def error(message):
+        raise BadInput(f"{message} (--help lists the options)")
+
+    parser.error = error
+    return parser
+
+
+def go_offline():
+    """Set the Hugging Face libraries' offline switches; they are read at import, so call this before importing any."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
+        os.environ[name] = "1"
+
+
+# ---- files
+
+
+def write_text(path, text):
+    """Write a file through a temporary one and a rename: it is there whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_json(path, value):
+    """Write a JSON file whole or not at all; what JSON does not know is written as its text."""
+    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
+
+
+def read_json(path, repair):
+    """The JSON object in a file, None where there is no file; raises BadInput with `repair`, the way out."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise BadInput(f"{path} is damaged: {repair}")
+    return value
+
+
+def read_json_lines(path):
+    """Rows (dicts) of a file with one JSON object a line; raises BadInput naming the file and the line."""
+    rows = []
+    try:
+        with open(path, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                rows.append(json.loads(line))
+                if not isinstance(rows[-1], dict):
+                    raise BadInput(f"{path}, line {number}: not a JSON object")
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{path} is not UTF-8 text") from None
+    except (json.JSONDecodeError, RecursionError):
+        raise BadInput(f"{path}, line {number}: not a JSON object") from None
+    return rows
+
+
+def hold_lock(path, busy):
+    """Make a directory and lock it for this process; returns the lock, a context manager, held until released.
+
+    Raises BadInput `busy` where another process holds it, or if the directory cannot be written.
+    """
+    lock = FileLock(path / LOCK, timeout=0)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise BadInput(busy) from None
+    except OSError as error:
+        raise BadInput(f"cannot write to {path}: {error.strerror}; choose another place") from None
+    return lock
+
+
+def free_bytes(path):
+    """Bytes free where a path is or will be."""
+    return shutil.disk_usage(next(p for p in [path, *path.absolute().parents] if p.is_dir())).free
+
+
+def size_text(size):
+    """Bytes for people: 1.50 GB, 12.0 MB, 0.1 MB."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def hash_file(path):
+    """SHA-256 of a file's content, hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_value(value):
+    """SHA-256 of a value that JSON knows, hex."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def make_seed(*what):
+    """A 63-bit seed that follows from its arguments, values that JSON knows, alone."""
+    return int(hash_value(what)[:16], 16) >> 1
+
+
+# ---- the cache that save_model_locally.py makes
+
+
+def get_cache_dir(arg=None):
+    """The cache: the argument, else $GRPSPO_CACHE, else ./cached_files."""
+    return Path(arg or os.environ.get("GRPSPO_CACHE") or DEFAULT_CACHE_DIR).expanduser()
+
+
+def fetch_command(flag, name, cache_dir):
+    """The command that puts one item into a cache, to paste into a shell."""
+    return f"python save_model_locally.py {flag} {shlex.quote(name)} --cache_dir {shlex.quote(str(cache_dir))}"
+
+
+def read_manifest(cache_dir):
+    """The items a cache says it holds: {name: {"kind", "hub_id", "revision", "files": {path: {"size", "sha256"}}}}.
+
+    Raises BadInput if manifest.json is there but cannot be read.
+    """
+    path, repair = Path(cache_dir) / MANIFEST, "delete it and run save_model_locally.py again"
+    try:
+        items = (read_json(path, repair) or {"items": {}})["items"]
+        return {name: item for name, item in items.items() if item["files"]}
+    except (KeyError, TypeError, AttributeError):
+        raise BadInput(f"{path} is damaged: {repair}") from None
+
+
+def check_sizes(cache_dir, name, repair):
+    """Raise BadInput unless each file of a cached item has the size its manifest states; `repair` is the way out.
+
+    A missing or cut file is found here at the cost of a few stat calls; save_model_locally.py --verify also hashes.
+    """
+    for file, stated in read_manifest(cache_dir).get(name, {"files": {}})["files"].items():
+        path = Path(cache_dir) / name / file
+        size = path.stat().st_size if path.is_file() else None
+        if size != stated["size"]:
+            found = "is missing" if size is None else f"has {size} bytes, not {stated['size']}"
+            raise BadInput(f"{path} {found}; repair it with: {repair}")
