@@ -9,18 +9,21 @@ Optimisation", arXiv 2509.21282, draw 4 in training and 1 or more in evaluation)
   the batch shrinks, so no step is spent on rows that are done;
 - all rows write the same column of one preallocated key/value buffer, so a decoding step copies no cache.
 
-    from maths_generation import generate
-    completions = generate(model, [[1, 2, 3]], num_samples=4, max_new_tokens=128, temperature=0.8, top_p=0.9, top_k=0,
-                           eos_token_ids=[2], pad_token_id=0, seeds=[7], batch_size=256)
+    from maths_generation import Request, Sampling, generate
+    sampling = Sampling(temperature=0.8, top_p=0.9, top_k=0, max_new_tokens=128, eos_token_ids=[2], pad_token_id=0)
+    completions = generate(model, [Request([1, 2, 3], seed=7, samples=range(4))], sampling, batch_size=256)
 
-Every sample owns its random numbers, drawn from (seed of its prompt, sample index). What a prompt is answered therefore
-does not depend on its neighbours, except that a matrix product may round its last bit differently in another batch.
+Every sample owns its random numbers, drawn from (seed of its request, sample index). What a prompt is answered
+therefore does not depend on its neighbours, except that a matrix product may round its last bit differently in another
+batch. `check_sampler` holds a sampler's own log-probabilities against an ordinary forward pass: training and evaluation
+start with it, on the device at hand.
 """
 
 import os
 import sys
 from contextlib import contextmanager
 from itertools import chain, groupby, islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,23 +32,56 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from maths_common import BadInput, make_seed
+
 CPU_PREFILL_TOKENS, GPU_PREFILL_TOKENS = 1024, 16384  # prompt tokens read in one pass: a CPU's cache holds few
 REFILL_SHARE = 16  # finished rows are replaced once they are a sixteenth of the batch: fewer, larger copies
 SHRINK_SHARE = 4  # with none waiting, a quarter of the rows idle pays for the copy that drops them
 SLACK_COLUMNS = 64  # columns the window moves through before it is copied back to the left
 NUCLEUS_GUESS = 64  # most nuclei are smaller than this; a row whose nucleus is not is sorted in full
+ROLLOUT_ROWS = 256  # completions decoded at once in training; their key/value cache fits a GPU beside a model of 3B
 
 
-def sample_tokens(logits, uniforms, temperature, top_p=1.0, top_k=0):
-    """One token for each row by inverting its cumulative distribution.
+class Sampling(NamedTuple):
+    """How tokens are drawn: temperature 0 is greedy; top_p 1 and top_k 0 truncate nothing."""
 
-    logits: [rows, vocabulary]. uniforms: [rows], in [0, 1). top_k = 0 and top_p = 1 truncate nothing; other values as
-    in `transformers`: temperature, then top-k, then the smallest set of likeliest tokens whose mass reaches top_p.
-    Returns int64 [rows]. At temperature 0: the largest logit, `uniforms` unused.
+    temperature: float
+    top_p: float
+    top_k: int
+    max_new_tokens: int
+    eos_token_ids: list
+    pad_token_id: int
+
+
+class Request(NamedTuple):
+    """A prompt's token ids, the seed of its random numbers, and which of its samples are asked for (a range)."""
+
+    ids: list
+    seed: int
+    samples: range
+
+
+class Completion(NamedTuple):
+    """Token ids, with the end token where one was produced, and the log-probability of each, see `sample_tokens`."""
+
+    ids: list
+    logps: list
+
+
+def sample_tokens(logits, uniforms, sampling):
+    """One token for each row by inverting its cumulative distribution -> (int64 [rows], float32 [rows]).
+
+    logits: [rows, vocabulary]. uniforms: [rows], in [0, 1), unused when greedy. Truncation is that of `transformers`:
+    temperature, then top-k, then the smallest set of likeliest tokens whose mass reaches top_p. The second value is the
+    token's log-probability at the temperature (1 when greedy) before any truncation, which is what TRL compares.
     """
-    if temperature == 0:
-        return logits.argmax(-1)
-    probs = torch.softmax(logits.float() / temperature, -1)
+    probs = torch.softmax(logits.float() / (sampling.temperature or 1), -1)
+    chosen = logits.argmax(-1) if sampling.temperature == 0 else _draw(probs, uniforms, sampling.top_p, sampling.top_k)
+    return chosen, probs.gather(1, chosen[:, None])[:, 0].log()
+
+
+def _draw(probs, uniforms, top_p, top_k):
+    """A token for each row of probs [rows, vocabulary] from its top-k and nucleus."""
     if top_p >= 1 and top_k <= 0:
         return _invert(probs.cumsum(-1), uniforms)
     size = min(top_k or NUCLEUS_GUESS, probs.shape[-1])
@@ -87,7 +123,7 @@ class _WindowLayer(DynamicLayer):
 class _Batch:
     """The rows being decoded, all at the same column `now` of one key/value buffer.
 
-    kv: [2 x layers, rows, heads, columns, head size]; bias (0 or -inf), tokens, uniforms: [rows, columns].
+    kv: [2 x layers, rows, heads, columns, head size]; bias (0 or -inf), tokens, logps, uniforms: [rows, columns].
     left[r] is the first column row r uses, first[r] the column of its first new token, owner[r] its (prompt, sample).
     """
 
@@ -100,6 +136,7 @@ class _Batch:
         self.kv = torch.zeros(kinds, rows, heads, columns, head_size, dtype=dtype, device=device)
         self.bias = torch.full((rows, columns), float("-inf"), dtype=dtype, device=device)
         self.tokens = torch.zeros(rows, columns + 1, dtype=torch.long, device=device)
+        self.logps = torch.zeros(rows, columns + 1, device=device)
         self.uniforms = torch.zeros(rows, columns + max_new_tokens, device=device)
         self.position_zero = torch.zeros(rows, dtype=torch.long, device=device)
         self.stop = torch.zeros(rows, dtype=torch.long, device=device)
@@ -147,19 +184,23 @@ class _Batch:
             past_key_values=Cache(layers=layers),
             use_cache=True,
         ).logits[:, -1]
-        chosen = sample_tokens(logits, self.uniforms[:n, now], *sampling)
+        chosen, self.logps[:n, now + 1] = sample_tokens(logits, self.uniforms[:n, now], sampling)
         self.tokens[:n, now + 1] = chosen
         self.now = now + 1
         return (is_end[chosen] | (self.stop[:n] == self.now)).nonzero()[:, 0].tolist()
 
     def retire(self, ended):
-        """Free the rows that ended; returns [((prompt, sample), token ids)]."""
+        """Free the rows that ended; returns [((prompt, sample), Completion)]."""
         rows = [r for r in ended if self.owner[r] is not None]
         if not rows:
             return []
         base = min(self.first[r] for r in rows)
-        texts = self.tokens[rows, base : self.now + 1].tolist()
-        finished = [(self.owner[r], text[self.first[r] - base :]) for r, text in zip(rows, texts, strict=True)]
+        texts, logps = (x[rows, base : self.now + 1].tolist() for x in (self.tokens, self.logps))
+        begin = [self.first[r] - base for r in rows]
+        finished = [
+            (self.owner[r], Completion(text[start:], values[start:]))
+            for r, text, values, start in zip(rows, texts, logps, begin, strict=True)
+        ]
         for r in rows:
             self.owner[r] = None
         self.position_zero[rows] = self.now  # an idle row keeps decoding until it is reused: keep its positions small
@@ -174,7 +215,8 @@ class _Batch:
             buffer[: self.rows, :, :width] = buffer[: self.rows, :, low : self.now].clone()
         self.bias[:, :width] = self.bias[:, low : self.now].clone()
         self.bias[:, width:] = float("-inf")
-        self.tokens[:, : width + 1] = self.tokens[:, low : self.now + 1].clone()
+        for buffer in (self.tokens, self.logps):
+            buffer[:, : width + 1] = buffer[:, low : self.now + 1].clone()
         self.uniforms[:, : -low or None] = self.uniforms[:, low:].clone()
         self.position_zero -= low
         self.stop -= low
@@ -187,7 +229,7 @@ class _Batch:
         n, window = len(keep), slice(self.low, self.now)
         for buffer in self.kv:
             buffer[:n, :, window] = buffer[keep, :, window]
-        for buffer in (self.bias, self.tokens, self.uniforms, self.position_zero, self.stop):
+        for buffer in (self.bias, self.tokens, self.logps, self.uniforms, self.position_zero, self.stop):
             buffer[:n] = buffer[keep]
         self.left, self.first, self.owner = ([x[r] for r in keep] for x in (self.left, self.first, self.owner))
         self.rows = n
@@ -228,21 +270,22 @@ def _read_prompts(model, prompts, shared, pad_token_id):
     return torch.stack([t.to(tensors[-1].dtype) for t in tensors])
 
 
-def _waiting_rows(model, prompts, order, num_samples, seeds, pad_token_id, max_new_tokens):
+def _waiting_rows(model, requests, order, sampling):
     """Yields, in order, (store, entry, prefix length, last prompt token, owner, uniforms) for every row to decode."""
+    prompts = [r.ids for r in requests]
     begin = os.path.commonprefix([prompts[i][:-2] for i in order])  # the system prompt: read once for all
-    shared = _read_prompts(model, [[*begin, pad_token_id]], None, pad_token_id) if begin and len(order) > 1 else None
+    pad = sampling.pad_token_id
+    shared = _read_prompts(model, [[*begin, pad]], None, pad) if begin and len(order) > 1 else None
     limit = CPU_PREFILL_TOKENS if _on_cpu(model) else GPU_PREFILL_TOKENS
     at = 0
     while at < len(order):
-        count = max(1, limit // len(prompts[order[at]]))
-        group = order[at : at + count]
-        store = _read_prompts(model, [prompts[i] for i in group], shared, pad_token_id)
+        group = order[at : at + max(1, limit // len(prompts[order[at]]))]
+        store = _read_prompts(model, [prompts[i] for i in group], shared, pad)
         for entry, i in enumerate(group):
-            for sample in range(num_samples):
-                uniforms = draw_uniforms(seeds[i], sample, max_new_tokens)
-                yield store, entry, len(prompts[i]) - 1, prompts[i][-1], (i, sample), uniforms
-        at += count
+            for place, sample in enumerate(requests[i].samples):
+                uniforms = draw_uniforms(requests[i].seed, sample, sampling.max_new_tokens)
+                yield store, entry, len(prompts[i]) - 1, prompts[i][-1], (i, place), uniforms
+        at += len(group)
 
 
 def _refill(batch, waiting):
@@ -256,18 +299,18 @@ def _refill(batch, waiting):
     return len(news)
 
 
-def _decode(model, prompts, order, num_samples, batch_size, sampling, max_new_tokens, eos_ids, pad_token_id, seeds):
-    """Yields ((prompt, sample), token ids) as completions end. `order` lists the prompts to answer, longest first."""
-    waiting = _waiting_rows(model, prompts, order, num_samples, seeds, pad_token_id, max_new_tokens)
+def _decode(model, requests, order, sampling, batch_size):
+    """Yields ((request, place), Completion) as completions end. `order` lists the requests, longest prompt first."""
+    waiting = _waiting_rows(model, requests, order, sampling)
     first = next(waiting)
     waiting = chain([first], waiting)
-    rows = min(batch_size, len(order) * num_samples)
-    batch = _Batch(first[0], rows, max(1, len(prompts[order[0]]) - 1), max_new_tokens)
+    left = sum(len(requests[i].samples) for i in order)
+    rows = idle = min(batch_size, left)
+    batch = _Batch(first[0], rows, max(1, len(requests[order[0]].ids) - 1), sampling.max_new_tokens)
     del first  # holds the keys and values of the first prompts
     vocabulary = model.get_output_embeddings().weight.shape[0]
     is_end = torch.zeros(vocabulary, dtype=torch.bool, device=batch.kv.device)
-    is_end[[i for i in eos_ids if i < vocabulary]] = True  # a tokenizer can have tokens that the model cannot produce
-    idle, left = rows, len(order) * num_samples
+    is_end[[i for i in sampling.eos_token_ids if i < vocabulary]] = True  # a tokenizer can have more tokens
     while left or idle < batch.rows:
         if left and idle * REFILL_SHARE >= batch.rows:
             placed = _refill(batch, waiting)
@@ -280,41 +323,24 @@ def _decode(model, prompts, order, num_samples, batch_size, sampling, max_new_to
         yield from finished
 
 
-def generate(
-    model,
-    prompts,
-    *,
-    num_samples,
-    max_new_tokens,
-    temperature,
-    top_p,
-    top_k,
-    eos_token_ids,
-    pad_token_id,
-    seeds,
-    batch_size,
-    progress=None,
-):
-    """Sample `num_samples` completions of every prompt.
+def generate(model, requests, sampling, batch_size, progress=None):
+    """Sample the completions that Requests ask for; returns completions[request][i], a Completion for samples[i].
 
-    prompts: token ids, one list a prompt. seeds: one integer a prompt. temperature 0 is greedy. top_p 1 and top_k 0
-    truncate nothing. batch_size: rows decoded at once; it is halved, with a line on stderr, when the device runs out of
-    memory. progress(prompt index, its samples) is called as prompts finish. Returns completions[prompt][sample]: token
-    ids, with the end token where one was produced. The same arguments on the same machine give the same result. The
-    model's generation config is not read, and its training mode is put back afterwards.
+    batch_size: rows decoded at once; it is halved, with a line on stderr, when the device runs out of memory.
+    progress(request index, its Completions) is called as requests finish. The same arguments on the same machine give
+    the same result. The model's generation config is not read, and its training mode is put back afterwards.
     Raises ValueError for an argument out of range or a model whose attention this engine cannot drive.
     """
-    _check(model, prompts, num_samples, max_new_tokens, temperature, top_p, top_k, seeds, batch_size)
-    samples = [[None] * num_samples for _ in prompts]
-    missing = [num_samples] * len(prompts)
-    settings = ((temperature, top_p, top_k), max_new_tokens, eos_token_ids, pad_token_id, seeds)
+    _check(model, requests, sampling, batch_size)
+    samples = [[None] * len(r.samples) for r in requests]
+    missing = [len(r.samples) for r in requests]
     with _ready(model), torch.inference_mode():
-        while order := sorted((i for i, n in enumerate(missing) if n), key=lambda i: -len(prompts[i])):
+        while order := sorted((i for i, n in enumerate(missing) if n), key=lambda i: -len(requests[i].ids)):
             for i in order:
-                missing[i] = num_samples  # after running out of memory a prompt is answered again from the start
+                missing[i] = len(requests[i].samples)  # after running out of memory: again from the start
             try:
-                for (i, sample), tokens in _decode(model, prompts, order, num_samples, batch_size, *settings):
-                    samples[i][sample] = tokens
+                for (i, place), completion in _decode(model, requests, order, sampling, batch_size):
+                    samples[i][place] = completion
                     missing[i] -= 1
                     if progress and not missing[i]:
                         progress(i, samples[i])
@@ -348,19 +374,136 @@ def _on_cpu(model):
     return model.get_input_embeddings().weight.device.type == "cpu"
 
 
-def _check(model, prompts, num_samples, max_new_tokens, temperature, top_p, top_k, seeds, batch_size):
+def _check(model, requests, sampling, batch_size):
     """Raises ValueError for what `generate` cannot do."""
-    if min(num_samples, max_new_tokens, batch_size) < 1:
-        raise ValueError("num_samples, max_new_tokens and batch_size must be at least 1")
-    if not (0 <= temperature < float("inf")) or not 0 < top_p <= 1 or top_k < 0:
+    if min(sampling.max_new_tokens, batch_size) < 1 or not all(r.ids and r.samples for r in requests):
+        raise ValueError("max_new_tokens, batch_size, and each request's tokens and samples must be at least 1")
+    if not (0 <= sampling.temperature < float("inf")) or not 0 < sampling.top_p <= 1 or sampling.top_k < 0:
         raise ValueError("temperature must be 0 or more, top_p in (0, 1], top_k 0 or more")
-    if len(seeds) != len(prompts) or not all(prompts):
-        raise ValueError("every prompt needs a seed and at least one token")
     config = model.config.get_text_config()
     if config._attn_implementation not in ("sdpa", "eager"):
         raise ValueError(f"attention {config._attn_implementation!r}: load the model with attn_implementation='sdpa'")
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
-    longest = max(map(len, prompts), default=0) + max_new_tokens
+    longest = max((len(r.ids) for r in requests), default=0) + sampling.max_new_tokens
     if kinds - {"full_attention", "sliding_attention"} or ("sliding_attention" in kinds and longest > (window or 0)):
         raise ValueError(f"layers of type {', '.join(sorted(kinds))} at {longest} tokens: use the vllm backend")
+
+
+# ---- is the sampler right?
+
+# Mean absolute difference of a token's log-probability that rounding explains, by number type: logits of some 20 are
+# kept to 2^-19, 2^-6 and 2^-3; a wrong position, mask or cache moves it by about 1.
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
+CHECKED_ROWS = 4  # of a generation: a hundredth of its time
+
+
+def forward_logps(model, rows, temperature):
+    """Log-probabilities of completions by one ordinary forward pass without a cache: float32 [all their tokens].
+
+    rows: (prompt, completion) pairs of token ids. Padding is on the right, where causal attention never looks at it.
+    """
+    device, width = model.get_input_embeddings().weight.device, max(len(p) + len(c) for p, c in rows)
+    ids = torch.tensor([[*p, *c, *[0] * (width - len(p) - len(c))] for p, c in rows], device=device)
+    was_training = model.training
+    with torch.inference_mode():
+        logits = model.eval()(input_ids=ids, use_cache=False).logits
+    model.train(was_training)
+    logps = torch.log_softmax(logits[:, :-1].float() / (temperature or 1), -1).gather(2, ids[:, 1:, None])[:, :, 0]
+    return torch.cat([row[len(p) - 1 : len(p) + len(c) - 1] for row, (p, c) in zip(logps, rows, strict=True)]).cpu()
+
+
+def logp_difference(model, requests, completions, temperature):
+    """Mean |log-probability the sampler had - that of a forward pass|, over some rows, the longest among them.
+
+    Raises ValueError where there is no completion.
+    """
+    pairs = [(r.ids, c) for r, group in zip(requests, completions, strict=True) for c in group]
+    longest = max(pairs, key=lambda pair: len(pair[1].ids))
+    pairs = [longest, *pairs[:: max(1, len(pairs) // CHECKED_ROWS)]][:CHECKED_ROWS]
+    ours = torch.tensor([logp for _, c in pairs for logp in c.logps])
+    return (ours - forward_logps(model, [(ids, c.ids) for ids, c in pairs], temperature)).abs().mean().item()
+
+
+def check_sampler(model, requests, completions, temperature):
+    """The logp_difference; raises BadInput if it is more than the rounding of the number type in use explains."""
+    weight = model.get_input_embeddings().weight
+    autocast = torch.is_autocast_enabled(weight.device.type)
+    dtype = torch.get_autocast_dtype(weight.device.type) if autocast else weight.dtype
+    difference = logp_difference(model, requests, completions, temperature)
+    if not difference <= TOLERANCE[dtype]:
+        raise BadInput(
+            f"the sampler disagrees with the model on this device: the log-probabilities of its tokens differ by "
+            f"{difference:.2g} on average, where rounding explains {TOLERANCE[dtype]:g}; train with --sampler trl, "
+            "evaluate with --backend vllm"
+        )
+    return difference
+
+
+# ---- in training
+
+
+def split_groups(prompts, first, num_generations):
+    """[(group, prompt, its samples)] of one process's rows of a global batch of groups of `num_generations` rows each.
+
+    first: the place of prompts[0] in the global batch. A group may begin in one process and end in another: which
+    sample of it a row is follows from the row's place alone. Raises ValueError if a group holds different prompts.
+    """
+    groups = []
+    for group, rows in groupby(range(first, first + len(prompts)), key=lambda row: row // num_generations):
+        rows = list(rows)
+        prompt = prompts[rows[0] - first]
+        if any(prompts[row - first] != prompt for row in rows):
+            raise ValueError(f"the rows of group {group} hold different prompts: the batch is not made of groups")
+        groups.append((group, prompt, range(rows[0] % num_generations, rows[-1] % num_generations + 1)))
+    return groups
+
+
+def rollout_requests(prompts, trainer, tokenizer, seed):
+    """The Requests of this process for a generation of a GRPOTrainer.
+
+    The seed of a group follows from (seed, step, place in the global batch), in validation from (seed, step, prompt),
+    not from how the rows are spread over processes.
+    """
+    training, config, step = trainer.model.training, trainer.args, trainer.state.global_step
+    count = trainer.num_generations if training else trainer.num_generations_eval
+    generation = trainer._step % config.gradient_accumulation_steps // config.steps_per_generation
+    groups = split_groups(prompts, trainer.accelerator.process_index * len(prompts), count)
+    ids = tokenizer.apply_chat_template([prompt for _, prompt, _ in groups], add_generation_prompt=True)["input_ids"]
+    return [
+        Request(tokens, make_seed(seed, step, generation, group if training else tokens), samples)
+        for tokens, (group, _, samples) in zip(ids, groups, strict=True)
+    ]
+
+
+def make_rollout(seed, tokenizer):
+    """A rollout_func for GRPOTrainer: this sampler, which reads a prompt once for all its samples.
+
+    The first generation is held against a forward pass, which raises BadInput; the difference is logged all along,
+    under the name that TRL gives it for vLLM.
+    """
+    from trl.models import unwrap_model_for_generation
+
+    checks = [check_sampler]
+
+    def rollout(prompts, trainer):
+        requests = rollout_requests(prompts, trainer, tokenizer, seed)
+        truncation = (trainer.temperature, trainer.top_p, trainer.top_k, trainer.max_completion_length)
+        sampling = Sampling(*truncation, trainer.eos_token_ids, tokenizer.pad_token_id)
+        with (
+            unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model,
+            trainer.accelerator.autocast(),
+        ):
+            completions = generate(model, requests, sampling, ROLLOUT_ROWS)
+            check = checks.pop() if checks else logp_difference
+            difference = check(model, requests, completions, trainer.temperature)
+        difference = trainer.accelerator.gather(torch.tensor([difference], device=trainer.accelerator.device))
+        mode = "train" if trainer.model.training else "eval"
+        trainer._metrics[mode]["sampling/sampling_logp_difference/mean"].append(difference.mean().item())
+        return {
+            "prompt_ids": [request.ids for request in requests for _ in request.samples],
+            "completion_ids": [completion.ids for group in completions for completion in group],
+            "logprobs": None,
+        }
+
+    return rollout

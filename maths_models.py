@@ -7,6 +7,7 @@ and no code of a checkpoint is run: weights are safetensors or they are not read
     model = load_model([find_model("demo", "cached_files")], choose_precision("cpu")[1])
 """
 
+import hashlib
 import re
 import warnings
 from pathlib import Path
@@ -17,7 +18,6 @@ from maths_common import (
     check_sizes,
     fetch_command,
     hash_file,
-    hash_value,
     read_json,
     read_manifest,
 )
@@ -97,7 +97,7 @@ def find_model_dirs(name_or_path, cache_dir):
 def hash_model(directory):
     """SHA-256 of what decides a model's completions: weights, configuration, tokenizer."""
     files = sorted({path for pattern in DECIDING_FILES for path in directory.glob(pattern)})
-    return hash_value([[path.name, hash_file(path)] for path in files])
+    return hashlib.sha256("".join(f"{p.name}\0{hash_file(p)}\n" for p in files).encode()).hexdigest()
 
 
 def check_weights(path):

@@ -70,6 +70,7 @@ from maths_numbers import (
 )
 
 KINDS = ("integer", "decimal", "fraction", "numbers", "ratio", "text", "latex")
+GRADER_VERSION = "2"
 REWARD_WEIGHTS = [1.0, 0.05]  # accuracy_reward, format_reward
 
 GOLD_CHARS = 4000

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import maths_finetuning
+import maths_runs
 from maths_common import BadInput
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +27,7 @@ SMALL = (
 TIMES = ("step_time", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
 
 
-# ------------------------------------------------------------------------------------------------ running it
+# ---- running it
 
 
 def _child(argv, log):
@@ -89,7 +90,7 @@ def resolved(*argv):
     return maths_finetuning.resolve(args, rest)
 
 
-# ------------------------------------------------------------------------------------------- the paper's table
+# ---- the paper's table
 
 SHARED = {
     "num_train_epochs": 3,
@@ -168,7 +169,7 @@ def test_when_the_trust_region_is_inert_and_how_long_a_cycle_is(accumulation, pe
     assert maths_finetuning.cycle_steps(config) == cycle
 
 
-# ---------------------------------------------------------------------------------------------- real short runs
+# ---- real short runs
 
 
 @pytest.mark.parametrize("method", ["clip", "noclip", "pspo", "sapo"])
@@ -214,17 +215,64 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(run):
     assert weights(first) != weights(other)
 
 
-def test_a_finished_run_says_so(run, tmp_path):
+def snapshot(path):
+    """{file: content} of all below a directory but its locks."""
+    return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+def test_a_finished_run_says_so_and_loses_nothing(run, tmp_path):
     path = run(*SMALL, "--max_steps", "4")
-    before = weights(path), (path / "metrics.jsonl").read_bytes()
+    before = snapshot(path)
+    assert Path("checkpoint-4/model.safetensors") in before  # of the last step, which nothing would continue from
     run(*SMALL, "--max_steps", "4")
     assert "is finished" in (tmp_path / "log").read_text()
-    assert before == (weights(path), (path / "metrics.jsonl").read_bytes())
+    assert snapshot(path) == before
     run(*SMALL, "--max_steps", "8", "--overwrite")
-    assert weights(path.with_name("seed0.old-1")) == before[0] != weights(path)
+    assert snapshot(path.with_name("seed0.old-1")) == before
+    assert weights(path) != before[Path("model.safetensors")]
 
 
-# --------------------------------------------------------------------------------------------- being interrupted
+def test_looking_at_a_live_run_changes_nothing(tmp_path, capsys):
+    from maths_common import hold_lock
+
+    with hold_lock(tmp_path, "in use"):
+        record = {"status": "running", "wall_seconds": 3, "config": {}}
+        (tmp_path / "run.json").write_text(json.dumps(record))
+        (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"st')
+        before = snapshot(tmp_path)
+        assert "running, step 2" in maths_runs.describe_state(tmp_path)
+        assert snapshot(tmp_path) == before
+    assert "stopped" in maths_runs.describe_state(tmp_path)
+
+
+def test_a_picture_that_fails_is_one_warning(start, tmp_path):
+    path = tmp_path / "a/demo/pspo/seed0"
+    argv = [*DEMO, "--output_root", tmp_path / "a", *SMALL, "--max_steps", "4"]
+    process = start(argv, tmp_path / "log")
+    while not (path / "run.json").exists():
+        time.sleep(0.02)
+    (path / "reward_curve.png").mkdir()  # so that no file can take its place
+    process.join(120)
+    text = (tmp_path / "log").read_text()
+    assert process.exitcode == 0 and text.count("warning: no reward_curve.png") == 1, text
+    before = snapshot(path)
+    assert json.loads(before[Path("run.json")])["status"] == "finished"
+    process = start(argv, tmp_path / "log")
+    process.join(120)
+    assert "is finished" in (tmp_path / "log").read_text() and snapshot(path) == before
+
+
+def test_which_sampler_runs_is_said_and_its_error_is_logged(run, tmp_path):
+    rows = log_rows(run(*SMALL, "--max_steps", "4"))
+    assert "sampler: own" in (tmp_path / "log").read_text()
+    name = "sampling/sampling_logp_difference/mean"
+    assert all(0 < row[name] < 1e-4 for row in rows if "reward" in row)
+    rows = log_rows(run(*SMALL, "--max_steps", "4", "--min_p", "0.01", root="b"))
+    assert "sampler: trl (--min_p needs it)" in (tmp_path / "log").read_text()
+    assert not any(name in row for row in rows)
+
+
+# ---- being interrupted
 
 # Two and a half epochs of 8 generations each, so that later epochs' data order is continued too.
 EPOCHS = [*SMALL, "--max_steps", "80", "--save_steps", "8", "--output_root"]
@@ -329,7 +377,7 @@ def test_a_run_cut_off_after_its_last_checkpoint_is_not_trained_further(undistur
 
 
 def test_a_second_signal_ends_the_process_at_once(monkeypatch):
-    from maths_runs import Run
+    from maths_callbacks import Run
 
     codes = []
     monkeypatch.setattr(os, "_exit", codes.append)
@@ -359,7 +407,7 @@ def test_a_truncated_checkpoint_is_passed_over(undisturbed, tmp_path):
     assert log_rows(path) == expected_log
 
 
-# ------------------------------------------------------------------------------------- what stops a run by itself
+# ---- what stops a run by itself
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(run, tmp_path):
@@ -395,7 +443,7 @@ def test_a_disk_that_fills_stops_the_run_and_spoils_nothing(run, tmp_path):
 
 
 def test_too_little_room_for_a_checkpoint_stops_the_run_before_it_is_saved(monkeypatch, tmp_path):
-    from maths_runs import check_space
+    from maths_callbacks import check_space
 
     check_space(tmp_path, 10**6)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
@@ -404,7 +452,7 @@ def test_too_little_room_for_a_checkpoint_stops_the_run_before_it_is_saved(monke
 
 
 def test_a_reward_that_never_differs_stops_the_run():
-    from maths_runs import check_row
+    from maths_callbacks import check_row
 
     rows = [{"step": step, "frac_reward_zero_std": 1.0, "reward": 0.0} for step in range(1, 100)]
     check_row(rows, Path("run"))
@@ -413,27 +461,49 @@ def test_a_reward_that_never_differs_stops_the_run():
     check_row([*rows, {"step": 100, "frac_reward_zero_std": 0.99}], Path("run"))
 
 
-# -------------------------------------------------------------------------------------------- processes and LoRA
+# ---- processes and LoRA
 
 
-def test_two_processes_compute_what_one_does(run, tmp_path):
-    # A step covers a whole generation: within one, each process shuffles its own part of the micro-batches.
-    flags = [*SMALL, "--max_steps", "4", "--steps_per_generation", "2"]
-    one = run(*flags, root="one")
-    launcher = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
-    command = [sys.executable, "-m", "accelerate.commands.launch", *launcher.split(), "maths_finetuning.py"]
-    command += ["--device", "cpu", "--model", "demo"]
-    command += ["--trust_region_method", "pspo", *flags, "--per_device_train_batch_size", "8"]
-    done = subprocess.run(
-        [*command, "--output_root", tmp_path / "two"], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+# A step covers a whole generation of 32 completions: within one, each process shuffles its own part of it.
+SPREAD = [*SMALL, "--steps_per_generation", "2", "--max_steps", "2", "--save_steps", "2", "--log_completions"]
+
+
+def spread(root, processes, num_generations):
+    """Train on the same global batches with so many processes -> (log, completions of each generation in order)."""
+    import pyarrow.parquet
+
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", processes, "--standalone"]
+    command += ["maths_finetuning.py", "--device", "cpu", *DEMO, *SPREAD, "--num_generations", num_generations]
+    command += ["--per_device_train_batch_size", 16 // processes, "--output_root", root]
+    done = subprocess.run(map(str, command), cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    two = tmp_path / "two/demo/pspo/seed0"
-    assert len(list(two.glob("**/metrics.jsonl"))) == 1
-    pairs = list(zip(log_rows(one), log_rows(two), strict=True))
-    for key in ("loss", "reward", "grad_norm"):
-        for a, b in pairs:
-            assert a.get(key, 0) == pytest.approx(b.get(key, 0), abs=1e-5), (key, a["step"])
+    path = root / "demo/pspo/seed0"
+    assert len(list(root.glob("**/metrics.jsonl"))) == 1
+    tables = [pyarrow.parquet.read_table(p).to_pydict() for p in sorted(path.glob("completions/*.parquet"))]
+    return log_rows(path), [list(zip(t["prompt"], t["completion"], strict=True)) for t in tables]
+
+
+@pytest.mark.parametrize(
+    ("num_generations", "counts"),
+    [(16, [2, 4]), pytest.param(32, [2, 4], marks=pytest.mark.slow), pytest.param(4, [2, 4], marks=pytest.mark.slow)],
+)
+def test_processes_share_one_batch_and_its_groups(tmp_path, num_generations, counts):
+    """Groups of 16 of 32 rows are whole in 2 processes and split over 4; 32 are always split, 4 never."""
+    log, batches = spread(tmp_path / "1", 1, num_generations)
+    assert [len(batch) for batch in batches][:1] == [32]
+    for batch in batches:
+        for start in range(0, 32, num_generations):
+            group = batch[start : start + num_generations]
+            assert len({str(prompt) for prompt, _ in group}) == 1
+            half = num_generations // 2
+            assert [c for _, c in group[:half]] != [c for _, c in group[half:]]  # what two processes hold differs
+    for processes in counts:
+        other_log, other_batches = spread(tmp_path / str(processes), processes, num_generations)
+        assert other_batches == batches
+        for a, b in zip(log, other_log, strict=True):
+            assert a.keys() == b.keys()
+            for key in ("loss", "reward", "reward_std", "grad_norm"):
+                assert (key in a) == (key in b) and a.get(key) == pytest.approx(b.get(key), abs=1e-5), (key, a["step"])
 
 
 def test_lora_trains_continues_merges_and_agrees(run, tmp_path, start):
@@ -463,7 +533,7 @@ def test_lora_trains_continues_merges_and_agrees(run, tmp_path, start):
             assert not torch.allclose(merged(ids).logits, unmerged(ids).logits, atol=1e-4)  # it did learn
 
 
-# ------------------------------------------------------------------------------------------------------ bad input
+# ---- bad input
 
 DEMO = ["--model", "demo", "--trust_region_method", "pspo"]
 CLIP = ["--model", "demo", "--trust_region_method", "clip"]
@@ -482,6 +552,9 @@ BAD_FLAGS = [
     ([*DEMO, "--smoothing_alpha", "nan"], "smoothing_alpha"),
     ([*DEMO, "--smoothing_alpha", "big"], "smoothing_alpha"),
     ([*DEMO, "--loss_type", "cispo"], "loss_type"),
+    ([*CLIP, "--loss_type", "cispo"], "--epsilon_high"),
+    ([*DEMO, "--sampler", "own", "--min_p", "0.1"], "--min_p"),
+    ([*DEMO, "--sampler", "fast"], "fast"),
     ([*DEMO, "--loss_type", "nonsense"], "nonsense"),
     ([*DEMO, "--delta", "2"], "delta"),
     ([*DEMO, "--use_liger_kernel"], "use_liger_kernel"),
@@ -604,6 +677,60 @@ def test_an_output_directory_of_another_configuration(run, start, tmp_path):
     assert process.exitcode == 2 and "temperature" in text and "--overwrite" in text
 
 
+@pytest.fixture
+def stopped(start, tmp_path):
+    """(path, argv) of a run that was killed after its first checkpoint."""
+    path, argv = tmp_path / "a/demo/pspo/seed0", [*DEMO, "--output_root", tmp_path / "a", *SMALL]
+    process = start(argv, tmp_path / "log")
+    while not (path / "checkpoint-4" / "sealed.json").exists():
+        assert process.is_alive(), (tmp_path / "log").read_text()
+        time.sleep(0.02)
+    process.kill()
+    process.join()
+    return path, argv
+
+
+CHANGES = [("data", "train", "7 rows, x"), ("versions", "torch", "1.0"), ("patches", "grpotrainer.patch", "x")]
+CHANGES += [("grader", None, "0"), ("device", None, "cpu, 99 threads, float32"), ("model", None, ["x"])]
+
+
+def test_a_run_goes_on_with_other_code_or_data_only_when_it_is_told_to(stopped, start, tmp_path):
+    path, argv = stopped
+    record = json.loads((path / "run.json").read_text())
+    for key, name, other in CHANGES:
+        changed = {**record["decides"], key: {**record["decides"][key], name: other} if name else other}
+        (path / "run.json").write_text(json.dumps({**record, "decides": changed}))
+        before = snapshot(path)
+        process = start(argv, tmp_path / "log")
+        process.join(60)
+        line = (tmp_path / "log").read_text().strip()
+        assert process.exitcode == 2 and "\n" not in line and (f"{key} {name}" if name else key) in line, line
+        assert "--accept_changes" in line and snapshot(path) == before
+    process = start([*argv, "--accept_changes"], tmp_path / "log")
+    process.join(120)
+    assert process.exitcode == 0, (tmp_path / "log").read_text()
+    after = json.loads((path / "run.json").read_text())
+    assert after["changes"][0]["changed"] == {"model": [["x"], record["decides"]["model"]]}
+    assert after["decides"] == record["decides"]
+
+
+def test_overwrite_waits_for_nobody_and_moves_nothing_that_is_live(stopped, start, tmp_path):
+    from maths_common import hold_lock
+
+    path, argv = stopped
+    before = snapshot(path)
+    (path / "evaluations").mkdir()
+    for place, named in (
+        (path, "another process is training"),
+        (path / "evaluations", "another process is evaluating"),
+    ):
+        with hold_lock(place, "in use"):
+            process = start([*argv, "--overwrite"], tmp_path / "log")
+            process.join(60)
+        assert process.exitcode == 2 and named in (tmp_path / "log").read_text()
+        assert snapshot(path) == before and not path.with_name("seed0.old-1").exists()
+
+
 def test_an_output_directory_that_is_not_ours(start, tmp_path):
     (tmp_path / "runs/demo/pspo/seed0").mkdir(parents=True)
     (tmp_path / "runs/demo/pspo/seed0/thesis.tex").write_text("x")
@@ -660,7 +787,7 @@ def test_no_space_is_found_before_training(monkeypatch, tmp_path):
         maths_finetuning.check_room(tmp_path, ROOT / "demo" / "model", 2)
 
 
-# ------------------------------------------------------------------------------------------------ real GSM8K rows
+# ---- real GSM8K rows
 
 
 @pytest.fixture(scope="session")
@@ -678,6 +805,6 @@ def test_each_method_trains_on_real_rows(run, real_cache, method):
     flags += ["--load_best_model_at_end", "False"]
     flags += [] if method == "sft" else ["--num_generations", "4", "--max_completion_length", "32"]
     path = run(*flags, method=method)
-    record = json.loads((path / "run.json").read_text())
-    assert {name: part["rows"] for name, part in record["data"].items()} == {"train": 7000, "validation": 473}
+    data = json.loads((path / "run.json").read_text())["decides"]["data"]
+    assert {name: part.split()[0] for name, part in data.items()} == {"train": "7000", "validation": "473"}
     assert [row["step"] for row in log_rows(path)] == [1, 2]

@@ -1,5 +1,7 @@
 """The sampling engine against computations that share no code with it: `generate`, and a loop without cache."""
 
+import types
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,19 @@ from transformers import (
 )
 from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from maths_generation import draw_uniforms, generate, sample_tokens
+import maths_generation
+from maths_common import BadInput, hash_value
+from maths_generation import (
+    Request,
+    Sampling,
+    check_sampler,
+    draw_uniforms,
+    forward_logps,
+    generate,
+    sample_tokens,
+    split_groups,
+)
+from maths_runs import SAMPLER_VERSION
 
 VOCABULARY, END, PAD = 40, 2, 0
 
@@ -46,10 +60,21 @@ def make_prompts(count, longest=30, seed=0):
     return [rng.integers(3, VOCABULARY, size=rng.integers(1, longest + 1)).tolist() for _ in range(count)]
 
 
+def ask(model, prompts, num_samples=1, batch_size=8, progress=None, seeds=None, **changes):
+    """generate() with defaults -> (requests, sampling, completions)."""
+    seeds = seeds or range(100, 100 + len(prompts))
+    sampling = Sampling(0, 1.0, 0, 50, [END], PAD)._replace(**changes)
+    requests = [Request(ids, seed, range(num_samples)) for ids, seed in zip(prompts, seeds, strict=True)]
+    return requests, sampling, generate(model, requests, sampling, batch_size, progress)
+
+
 def run(model, prompts, **changes):
-    arguments = dict(num_samples=1, max_new_tokens=50, temperature=0, top_p=1.0, top_k=0, batch_size=8)
-    arguments |= dict(eos_token_ids=[END], pad_token_id=PAD, seeds=range(100, 100 + len(prompts)))
-    return generate(model, prompts, **(arguments | changes))
+    """The token ids of every prompt's samples."""
+    return [[c.ids for c in group] for group in ask(model, prompts, **changes)[2]]
+
+
+def sampling(temperature=1.0, top_p=1.0, top_k=0):
+    return Sampling(temperature, top_p, top_k, 50, [END], PAD)
 
 
 def sample_without_cache(model, prompt, seed, sample, temperature, max_new_tokens):
@@ -119,14 +144,14 @@ def test_sample_tokens_draws_from_the_distribution_that_transformers_warps(tempe
     if top_p < 1:
         warped = TopPLogitsWarper(top_p)(None, warped)
     uniforms = (torch.arange(grid) + 0.5) / grid
-    tokens = sample_tokens(logits.expand(grid, -1), uniforms, temperature, top_p, top_k)
+    tokens = sample_tokens(logits.expand(grid, -1), uniforms, sampling(temperature, top_p, top_k))[0]
     share = torch.bincount(tokens, minlength=300) / grid
     assert (share - warped.softmax(-1)[0]).abs().max() < 2 / grid
 
 
 def test_a_flat_distribution_has_a_nucleus_wider_than_the_first_guess():
     uniforms = (torch.arange(1000) + 0.5) / 1000
-    tokens = sample_tokens(torch.zeros(1000, 400), uniforms, 1.0, 0.9)
+    tokens = sample_tokens(torch.zeros(1000, 400), uniforms, sampling(1.0, 0.9))[0]
     assert len(set(tokens.tolist())) == 360
 
 
@@ -134,8 +159,8 @@ def test_uniforms_at_the_ends_choose_a_token_that_can_occur():
     logits = torch.tensor([[0.0, -torch.inf, 0.0, -torch.inf]])
     almost_one = torch.tensor([1 - 2**-24])
     for top_p in (1.0, 0.9):
-        assert sample_tokens(logits, torch.zeros(1), 1.0, top_p).item() in (0, 2)
-        assert sample_tokens(logits, almost_one, 1.0, top_p).item() in (0, 2)
+        assert sample_tokens(logits, torch.zeros(1), sampling(1.0, top_p))[0].item() in (0, 2)
+        assert sample_tokens(logits, almost_one, sampling(1.0, top_p))[0].item() in (0, 2)
 
 
 def test_completions_end_with_one_end_token_or_at_the_limit():
@@ -154,7 +179,7 @@ def test_progress_reports_every_prompt_once_with_all_its_samples():
         prompts,
         num_samples=2,
         temperature=1.0,
-        progress=lambda i, s: seen.setdefault(i, []).append(list(s)),
+        progress=lambda i, s: seen.setdefault(i, []).append([c.ids for c in s]),
     )
     assert seen == {i: [samples] for i, samples in enumerate(completions)}
 
@@ -248,7 +273,6 @@ def test_bf16_autocast_runs():
         {"top_p": 0},
         {"top_p": 1.1},
         {"top_k": -1},
-        {"seeds": [1]},
     ],
 )
 def test_arguments_out_of_range_are_refused(change):
@@ -257,7 +281,7 @@ def test_arguments_out_of_range_are_refused(change):
 
 
 def test_an_empty_prompt_is_refused():
-    with pytest.raises(ValueError, match="at least one token"):
+    with pytest.raises(ValueError, match="at least 1"):
         run(make_model(), [[3], []])
 
 
@@ -270,3 +294,111 @@ def test_a_sliding_window_shorter_than_the_text_is_refused_and_a_longer_one_work
 
 def test_no_prompts_give_no_completions():
     assert run(make_model(), []) == []
+
+
+# ---- the sampler's own log-probabilities
+
+
+@pytest.mark.parametrize("temperature, top_p", [(0, 1.0), (0.7, 1.0), (1.3, 0.8)])
+def test_each_tokens_log_probability_is_that_of_a_forward_pass(temperature, top_p):
+    """In batches of 5 that are refilled, moved and shrunk; against a pass of one row at a time in float64."""
+    model, prompts = make_model(), make_prompts(8)
+    requests, _, completions = ask(model, prompts, num_samples=3, batch_size=5, temperature=temperature, top_p=top_p)
+    exact = make_model().double()
+    for request, group in zip(requests, completions, strict=True):
+        for completion in group:
+            logits = exact(torch.tensor([[*request.ids, *completion.ids]])).logits[0, len(request.ids) - 1 : -1]
+            logps = torch.log_softmax(logits / (temperature or 1), -1)
+            expected = logps[range(len(completion.ids)), completion.ids]
+            assert torch.tensor(completion.logps).double() == pytest.approx(expected.detach(), abs=2e-5)
+
+
+def test_a_forward_pass_over_rows_of_unlike_length_is_that_of_each_alone():
+    model = make_model()
+    rows = [([5, 6, 7], [8, 9]), ([3], [4, 5, 6, 7, 8]), ([9] * 12, [11])]
+    alone = torch.cat([forward_logps(model, [row], 0.8) for row in rows])
+    assert torch.allclose(forward_logps(model, rows, 0.8), alone, atol=1e-5)
+
+
+def test_a_sampler_that_is_wrong_stops_the_run(monkeypatch):
+    """The position of every row is shifted by one after it was placed: a fault that only the check can see."""
+    model, prompts = make_model(), make_prompts(6)
+    requests, _, completions = ask(model, prompts, temperature=1.0)
+    assert check_sampler(model, requests, completions, 1.0) < 1e-5
+    place = maths_generation._Batch.place
+
+    def shifted(batch, rows, *rest):
+        place(batch, rows, *rest)
+        batch.position_zero[rows] += 1
+
+    monkeypatch.setattr(maths_generation._Batch, "place", shifted)
+    requests, _, completions = ask(model, prompts, temperature=1.0)
+    with pytest.raises(BadInput, match="disagrees with the model .* --sampler trl"):
+        check_sampler(model, requests, completions, 1.0)
+
+
+def test_what_bf16_rounds_is_within_the_tolerance():
+    model = make_model()
+    with torch.autocast("cpu", torch.bfloat16):
+        requests, _, completions = ask(model, make_prompts(6), temperature=1.0)
+        assert 0 < check_sampler(model, requests, completions, 1.0) < 0.1
+
+
+# ---- groups of completions over processes
+
+
+def test_a_request_for_a_part_of_the_samples_gives_that_part():
+    model, [prompt] = make_model(), make_prompts(1)
+    [whole] = generate(model, [Request(prompt, 7, range(8))], sampling(), 8)
+    parts = [generate(model, [Request(prompt, 7, range(a, b))], sampling(), 8)[0] for a, b in ((0, 3), (3, 8))]
+    assert [c.ids for c in whole] == [c.ids for part in parts for c in part]
+    assert len({tuple(c.ids) for c in whole}) == 8
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4, 6, 12])
+@pytest.mark.parametrize("num_generations", [1, 2, 4, 8, 24])
+def test_a_batch_asks_for_the_same_samples_however_it_is_spread(processes, num_generations):
+    batch = [f"prompt {row // num_generations}" for row in range(24)]
+    share = len(batch) // processes
+    asked = [
+        (group, prompt, sample)
+        for process in range(processes)
+        for group, prompt, samples in split_groups(batch[process * share :][:share], process * share, num_generations)
+        for sample in samples
+    ]
+    assert asked == [(row // num_generations, prompt, row % num_generations) for row, prompt in enumerate(batch)]
+
+
+def test_a_batch_that_is_not_made_of_groups_is_an_error():
+    with pytest.raises(ValueError, match="group 1"):
+        split_groups(["a", "a", "b", "c"], 0, 2)
+
+
+# The digest of what each SAMPLER_VERSION draws.
+DRAWS = {2: "21a61c140de100c0484457a030380d440177273dfc71f3f7a818e2256da9e7a1"}
+
+
+def test_the_version_is_raised_when_the_same_seed_draws_other_tokens():
+    """Seeds, random numbers, and inversion on probabilities far from any rounding."""
+    trainer = types.SimpleNamespace(
+        model=types.SimpleNamespace(training=True),
+        args=types.SimpleNamespace(gradient_accumulation_steps=4, steps_per_generation=2),
+        state=types.SimpleNamespace(global_step=3),
+        accelerator=types.SimpleNamespace(process_index=1),
+        num_generations=4,
+        num_generations_eval=2,
+        _step=6,
+    )
+    tokenizer = types.SimpleNamespace(
+        apply_chat_template=lambda chats, add_generation_prompt: {"input_ids": [[len(chat)] for chat in chats]}
+    )
+    drawn = []
+    for trainer.model.training in (True, False):
+        requests = maths_generation.rollout_requests(["ab"] * 2 + ["c"] * 4, trainer, tokenizer, seed=5)
+        drawn.append([(r.ids, r.seed, list(r.samples)) for r in requests])
+    logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(12, -1)
+    uniforms = torch.from_numpy(draw_uniforms(7, 3, 12))
+    drawn += [
+        sample_tokens(logits, uniforms, sampling(1.0, p, k))[0].tolist() for p, k in ((1.0, 0), (0.8, 0), (1.0, 2))
+    ]
+    assert hash_value(drawn) == DRAWS[SAMPLER_VERSION], f"raise SAMPLER_VERSION and enter {hash_value(drawn)}"

@@ -1,0 +1,220 @@
+"""Every hyperparameter of a training run, and which layer sets it: one look says what a run will use.
+
+    flag > recipe (--config FILE.yaml) > run (follows from model, method, seed) > table > machine > TRL's default
+
+The table, from the general to the special: ALL_RUNS, GRPO or SFT, DEMO or DEMO_SFT for the embedded model, PRESETS for
+a model and method. Its values are those of the published scripts of Probability Smoothing Policy Optimisation (arXiv
+2509.21282), not of the paper's text: a public review of its first version quotes a learning rate of 5e-6 for clip at
+0.5B from the text, where the scripts have 1e-6, and neither could be checked here.
+"""
+
+import argparse
+import difflib
+from pathlib import Path
+
+import yaml
+
+from maths_common import BadInput
+from maths_models import choose_precision
+from maths_rewards import REWARD_WEIGHTS
+
+# ---- the table
+
+# What GRPO and SFT share in every cell of the paper's table (its published scripts); a step is 4 x 16 = 64 sequences.
+ALL_RUNS = {
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 16,
+    "per_device_eval_batch_size": 64,  # not published; TRL's 8 only makes validation slower
+    "warmup_steps": 140,
+    "eval_strategy": "steps",
+    "eval_steps": 100,
+    "save_steps": 100,
+    "save_total_limit": 2,  # the newest two: should the newest be damaged, the one before continues the run
+    "load_best_model_at_end": True,
+    "logging_steps": 1,
+    "gradient_checkpointing": False,  # not published; TRL's True pays a third of the time for memory not needed here
+    "logging_nan_inf_filter": False,  # a loss that is not finite must be seen, not replaced
+    "ddp_find_unused_parameters": False,  # all are used; looking for others costs a walk of the graph each step
+    "report_to": "none",
+}
+GRPO = {
+    **ALL_RUNS,
+    "num_train_epochs": 3,
+    "num_generations": 4,
+    "max_completion_length": 128,
+    "temperature": 0.8,
+    "top_p": 0.9,
+    "beta": 0.0,
+    "loss_type": "dapo",
+    "metric_for_best_model": "eval_reward",
+    "reward_weights": REWARD_WEIGHTS,  # ours: accuracy_reward, format_reward
+}
+SFT = {
+    **ALL_RUNS,
+    "num_train_epochs": 20,
+    "learning_rate": 2e-5,  # TRL's default
+    "metric_for_best_model": "eval_loss",
+}
+
+# Per model and method, from the published scripts. sapo is not in them: pspo's rate and iterations, TRL's temperatures.
+PRESETS = {
+    "Qwen2.5-0.5B": {
+        "clip": {"learning_rate": 1e-6, "epsilon": 0.1, "num_iterations": 2},
+        "noclip": {"learning_rate": 1e-6, "num_iterations": 1},
+        "pspo": {"learning_rate": 5e-7, "smoothing_alpha": 0.1, "num_iterations": 2},
+        "sapo": {"learning_rate": 5e-7, "num_iterations": 2},
+        "sft": {},
+    },
+    "Qwen2.5-1.5B": {
+        "clip": {"learning_rate": 5e-7, "epsilon": 0.2, "num_iterations": 2},
+        "noclip": {"learning_rate": 1e-6, "num_iterations": 1},
+        "pspo": {"learning_rate": 5e-7, "smoothing_alpha": 0.1, "num_iterations": 2},
+        "sapo": {"learning_rate": 5e-7, "num_iterations": 2},
+        "sft": {},
+    },
+    "demo": {  # ours: two updates a generation, so that every trust region is live
+        "clip": {"learning_rate": 1e-4, "epsilon": 0.2, "num_iterations": 2},
+        "noclip": {"learning_rate": 1e-4, "num_iterations": 2},
+        "pspo": {"learning_rate": 1e-4, "smoothing_alpha": 0.1, "num_iterations": 2},
+        "sapo": {"learning_rate": 1e-4, "num_iterations": 2},
+        "sft": {"learning_rate": 3e-4, "num_train_epochs": 3},
+    },
+}
+PRESETS["Qwen2.5-3B"] = PRESETS["Qwen2.5-1.5B"]  # not published
+# What the demo changes in GRPO: 128 completions of 16 prompts a generation, minutes on two CPU cores.
+DEMO = {
+    "max_steps": 160,
+    "per_device_train_batch_size": 64,
+    "gradient_accumulation_steps": 2,
+    "per_device_eval_batch_size": 128,
+    "num_generations": 8,
+    "num_generations_eval": 1,
+    "max_completion_length": 48,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "warmup_steps": 10,
+    "eval_steps": 40,
+    "save_steps": 40,
+}
+DEMO_SFT = {
+    k: v for k, v in DEMO.items() if k in ("per_device_eval_batch_size", "warmup_steps", "eval_steps", "save_steps")
+}
+
+# Flags of the Hugging Face dataclasses that would be parsed and then ignored, or must not be used here.
+REFUSED = {
+    "model_name_or_path": "use --model",
+    "model_revision": "the cache holds one revision: save_model_locally.py --revision chooses it",
+    "trust_remote_code": "checkpoints are data here, code in them is never run",
+    "resume_from_checkpoint": "the same command again continues the run",
+    "push_to_hub": "compute nodes have no network; upload the finished run directory yourself",
+    "use_cpu": "use --device cpu",
+}
+
+
+# ---- from the layers to a configuration
+
+
+def read_recipe(argv):
+    """The mapping in the file after --config, {} without one; raises BadInput."""
+    paths = [b for a, b in zip(argv, argv[1:], strict=False) if a == "--config"]
+    paths += [a.removeprefix("--config=") for a in argv if a.startswith("--config=")]
+    if not paths:
+        return {}
+    try:
+        recipe = yaml.safe_load(Path(paths[-1]).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadInput(f"cannot read the recipe {paths[-1]}: {error}") from None
+    if not isinstance(recipe, dict) or "env" in recipe:
+        raise BadInput(f"the recipe {paths[-1]} must be a mapping of flags to values (and has no 'env')")
+    return recipe
+
+
+def table_values(args):
+    """The row of PRESETS for this model and method over what all share."""
+    name, method = Path(args.model).name, args.trust_region_method
+    shared = SFT if method == "sft" else GRPO
+    demo = (DEMO_SFT if method == "sft" else DEMO) if name == "demo" else {}
+    return {**shared, **demo, **PRESETS.get(name, {}).get(method, {})}
+
+
+def run_values(args):
+    """What follows from --model, --trust_region_method and --seed alone: the run directory is named by these."""
+    name, method = Path(args.model).name, args.trust_region_method
+    values = {"output_dir": str(Path(args.output_root) / name / method / f"seed{args.seed}"), "seed": args.seed}
+    return values if method == "sft" else {**values, "trust_region_method": method}
+
+
+def resolve(args, rest):
+    """The run's configuration -> (GRPOConfig or SFTConfig, ModelConfig, {key: (value, origin)}).
+
+    Raises BadInput for an unknown key or flag, and for what TRL's own validation refuses.
+    """
+    from trl import GRPOConfig, ModelConfig, SFTConfig, TrlParser
+
+    device, dtype = choose_precision(args.device)
+    kinds = [SFTConfig if args.trust_region_method == "sft" else GRPOConfig, ModelConfig]
+    flags = explicit_flags(TrlParser(kinds, allow_abbrev=False), rest)
+    for key in [*flags, *args.recipe]:
+        if key in REFUSED:
+            raise BadInput(f"{key}: {REFUSED[key]}")
+    layers = {
+        "machine": {
+            "use_cpu": device == "cpu",
+            "bf16": str(dtype)[6:] == "bfloat16",
+            "fp16": str(dtype)[6:] == "float16",
+        },
+        "table": table_values(args),
+        "run": run_values(args),
+        "recipe": args.recipe,
+        "flag": flags,
+    }
+    if not any("learning_rate" in layers[origin] for origin in ("table", "recipe", "flag")):
+        raise BadInput(f"{args.model} has no row in the table of published values: give --learning_rate")
+    parser = TrlParser(kinds, allow_abbrev=False)
+    parser.error = raise_bad_input
+    values = {key: value for layer in ("machine", "table", "run", "recipe") for key, value in layers[layer].items()}
+    unknown = [key for key in values if key not in {action.dest for action in parser._actions}]
+    if unknown:
+        raise BadInput(unknown_key_message(unknown[0], parser))
+    parser.set_defaults_with_config(**values)
+    try:
+        config, model_config = parser.parse_args_into_dataclasses(rest)
+    except (ValueError, ImportError) as error:  # TRL's and transformers' own validation
+        raise BadInput(f"configuration: {error}") from None
+    origins = {key: origin for origin, layer in layers.items() for key in layer}
+    both = {**vars(model_config), **vars(config)}
+    values = {key: (both[key], origins.get(key, "default")) for key in sorted(both) if key[0] != "_"}
+    return config, model_config, values
+
+
+def explicit_flags(parser, rest):
+    """What the command line itself sets, {field: value}; raises BadInput for a flag that TRL does not have."""
+    parser.error = raise_bad_input
+    for action in parser._actions:
+        action.default, action.required = argparse.SUPPRESS, False
+    known, unknown = parser.parse_known_args(rest)
+    if unknown:
+        raise BadInput(unknown_key_message(unknown[0], parser))
+    return vars(known)
+
+
+def raise_bad_input(message):
+    """What a parser of TRL's does on an error, in place of printing its 300 options."""
+    raise BadInput(f"{message} (--print_config lists the options)")
+
+
+def unknown_key_message(key, parser):
+    """Names the closest known flag."""
+    names = [action.dest for action in parser._actions]
+    close = difflib.get_close_matches(key.lstrip("-").split("=")[0], names, 1)
+    return f"unknown option {key}" + (f"; did you mean {close[0]}?" if close else " (--print_config lists the options)")
+
+
+def print_config(values):
+    """Every value and where it came from, what was chosen first, TRL's defaults last."""
+    width = max(map(len, values))
+    print(f"{'option':{width}}  {'value':24}  origin (run: from --model, --trust_region_method and --seed)")
+    for origin in ("flag", "recipe", "run", "table", "machine", "default"):
+        rows = {key: value for key, (value, source) in values.items() if source == origin}
+        for key, value in rows.items():
+            print(f"{key:{width}}  {getattr(value, 'value', value)!r:24}  {origin}")
