@@ -1,8 +1,8 @@
 """
 Applies the two patches of this folder to an installed TRL, both or neither.
 
-The patches add `trust_region_method` and `smoothing_alpha` (Probability Smoothing Policy Optimisation,
-https://arxiv.org/abs/2509.21282) to GRPOTrainer and GRPOConfig of one TRL release. Standard library only, and no
+The patches add `trust_region_method` (Probability Smoothing Policy Optimisation, https://arxiv.org/abs/2509.21282, and
+what it is compared with) to GRPOTrainer and GRPOConfig of one TRL release. Standard library only, and no
 `patch` binary: the files must be exactly those of the release (sha256 in the headers of the patches), and what is
 written is compared with a sha256 too.
 
@@ -10,12 +10,16 @@ python apply_patches.py                 # patch the TRL that this interpreter im
 python apply_patches.py --check         # say what each file is; exit code 0 only if both are patched
 python apply_patches.py --reverse       # bring back the bytes of the release
 python apply_patches.py --target DIR    # another copy: a site-packages folder, or the trl folder itself
+python apply_patches.py --refresh DIR   # write both patches anew from the edited copy of a patched TRL in DIR
 
 Exit codes: 0 done, 1 `--check` found a file that is not patched, 2 refused, with nothing changed.
 """
 
 import argparse
+import ast
 import contextlib
+import datetime
+import difflib
 import errno
 import fcntl
 import hashlib
@@ -31,7 +35,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-# In this order: a patched trainer beside a pristine config stops at the missing field, whereas a patched config beside
+# In this order: a patched trainer beside a pristine config stops at the import, whereas a patched config beside
 # a pristine trainer would accept "pspo" and train with "clip".
 PATCH_NAMES = ("grpotrainer.patch", "grpoconfig.patch")
 LOCK_NAME = ".apply_patches.lock"
@@ -162,25 +166,33 @@ def trl_state(target=None):
     return {patch.path: file_state(package, patch) for patch in read_patches()}
 
 
+def trust_region_methods():
+    """The values of `trust_region_method`, as the config's patch lists them: at once, without an import of TRL."""
+    config = next(patch for patch in read_patches() if patch.path.endswith("grpo_config.py"))
+    added = b"".join(line for *_, new in config.hunks for line in new).decode()
+    return ast.literal_eval(re.search(r"^TRUST_REGION_METHODS = (\([^)]*\))", added, re.MULTILINE)[1])
+
+
 def require_patched_trl(method):
     """
     Makes sure, before anything is trained, that the trainer which will run knows `trust_region_method=method`.
 
-    The files are looked at first, since that takes no import. Then the loaded code is: what runs may come from stale
-    bytecode or from another TRL on the path, and a config with the field beside a trainer without it would train with
-    "clip" and not say so. Raises ValueError with the command to run.
+    The files are looked at first, since that takes no import. Then the loaded loss is asked for the methods that it
+    knows, the tuple in its own module: what runs may come from stale bytecode, from another TRL on the path or from a
+    library that replaces the loss, and a config with the field beside a trainer without it would train with "clip" and
+    not say so. Raises ValueError with the command to run.
     """
     remedy = "run: python apply_patches.py"
     unpatched = [path for path, state in trl_state().items() if state in ("pristine", "missing")]
     if unpatched:
         raise ValueError(f"TRL is not patched ({', '.join(unpatched)}); {remedy}")
-    from trl import GRPOConfig, GRPOTrainer
-
-    code = inspect.unwrap(GRPOTrainer._compute_loss).__code__
-    if "trust_region_method" not in code.co_names or method not in code.co_consts:
+    try:
+        from trl import GRPOTrainer
+    except (ImportError, RuntimeError) as error:  # such as a patched trainer beside the config of an earlier patch
+        raise ValueError(f"TRL cannot be imported ({str(error).splitlines()[-1]}); {remedy}") from None
+    known = inspect.unwrap(GRPOTrainer._compute_loss).__globals__.get("TRUST_REGION_METHODS", ())
+    if method not in known:
         raise ValueError(f"the loaded GRPOTrainer does not know trust_region_method={method!r}; {remedy}")
-    if not {"trust_region_method", "smoothing_alpha"} <= GRPOConfig.__dataclass_fields__.keys():
-        raise ValueError(f"the loaded GRPOConfig has no trust_region_method; {remedy}")
 
 
 def refuse_foreign(package, patches):
@@ -332,6 +344,75 @@ def change_trl(package, wanted):
         raise ValueError(f"cannot write in {package / 'trainer'} ({error.strerror}); {way_out}") from None
 
 
+def make_hunks(old, new):
+    """The hunks, with one line of context, that turn the bytes `old` into `new`: a unified diff without its header."""
+    old, new = split_lines(old), split_lines(new)
+    hunks = []
+    for group in difflib.SequenceMatcher(None, old, new, autojunk=False).get_grouped_opcodes(1):
+        (_, old_start, _, new_start, _), (_, _, old_end, _, new_end) = group[0], group[-1]
+        counts = old_start + 1, old_end - old_start, new_start + 1, new_end - new_start
+        hunks.append(b"@@ -%d,%d +%d,%d @@\n" % counts)
+        for kind, i1, i2, j1, j2 in group:
+            hunks += [b" " + line for line in old[i1:i2]] if kind == "equal" else [b"-" + line for line in old[i1:i2]]
+            hunks += [b"+" + line for line in new[j1:j2]] if kind != "equal" else []
+    return b"".join(hunks)
+
+
+def refreshed(patch_file, patch, release, edited):
+    """
+    The content of a patch file that turns the bytes `release` into `edited`: hunks, sha256 and date are new, and the
+    description is kept. The same content as before if nothing was edited. Raises ValueError if it would not apply.
+    """
+    header, marker, _ = patch_file.partition(b"\n@@ ")
+    hunks = make_hunks(release, edited)
+    if not marker or not hunks:
+        raise ValueError(f"{patch.path} is the file of TRL {patch.release}; edit a copy of a patched TRL")
+    fields = {
+        "X-SHA256-Before": sha256(release),
+        "X-SHA256-After": sha256(edited),
+        "Last-Update": datetime.date.today().isoformat(),
+    }
+    if sha256(edited) == patch.sha256_after and patch_file == header + b"\n" + hunks:
+        return patch_file
+    for name, value in fields.items():
+        header = re.sub(rb"^%s: .*$" % name.encode(), f"{name}: {value}".encode(), header, flags=re.MULTILINE)
+    content = header + b"\n" + hunks
+    new = parse_patch(content, patch.path)
+    if convert(release, new) != edited or convert(edited, new, reverse=True) != release:
+        raise ValueError(f"the hunks of {patch.path} do not apply")
+    return content
+
+
+def refresh_patches(package, source):
+    """
+    Writes both patch files anew from the edited copy of TRL in `source`; returns the names of those that changed.
+
+    The release is read from the TRL in `package`, which must be pristine or patched; where it was patched, it is
+    patched with the new files at the end. Raises ValueError with the way out, and then no file has changed.
+    """
+    patches = read_patches()
+    if source.resolve() == package.resolve():
+        raise ValueError(f"{source} is the TRL that holds the release; edit a copy of it: cp -r {package} COPY")
+    refuse_foreign(package, patches)
+    folder, changed = Path(__file__).resolve().parent, {}
+    for name, patch in zip(PATCH_NAMES, patches, strict=True):
+        release = file_path(package, patch).read_bytes()
+        if file_state(package, patch) == "patched":
+            release = convert(release, patch, reverse=True)
+        before = (folder / name).read_bytes()
+        content = refreshed(before, patch, release, file_path(source, patch).read_bytes())
+        if content != before:
+            changed[folder / name] = content
+    was_patched = all(file_state(package, patch) == "patched" for patch in patches)
+    if changed and was_patched:  # with the patches that made it what it is
+        change_trl(package, "pristine")
+    for path, content in changed.items():
+        os.replace(write_beside(path, content), path)
+    if changed and was_patched:
+        change_trl(package, "patched")
+    return [path.name for path in changed]
+
+
 def parse_arguments():
     """The command line; errors in it take one line, like all others."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -339,6 +420,7 @@ def parse_arguments():
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--check", action="store_true", help="only say what each file is (exit code 0: patched)")
     action.add_argument("--reverse", action="store_true", help="restore the bytes of the release")
+    action.add_argument("--refresh", metavar="DIR", help="rewrite both patches from the edited copy of TRL in DIR")
     parser.add_argument("--target", metavar="DIR", help="a site-packages or trl folder (default: this Python's)")
     return parser.parse_args()
 
@@ -352,6 +434,10 @@ def main(args):
         for path, state in states.items():
             print(f"{path}: {state}")
         return 0 if set(states.values()) == {"patched"} else 1
+    if args.refresh:
+        names = refresh_patches(package, find_trl(args.refresh))
+        print(f"rewritten: {' and '.join(names) or 'nothing, the patches already give this copy'}")
+        return 0
     wanted = "pristine" if args.reverse else "patched"
     changed = change_trl(package, wanted)
     print(f"TRL in {package}: {'now' if changed else 'already'} {wanted}")
