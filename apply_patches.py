@@ -247,7 +247,10 @@ def hold_lock(folder):
                 # apply and a --reverse at the same moment could then leave one file each way, until the next run.
                 locked = False
                 print(f"apply_patches.py: note: no file lock in {folder} ({error.strerror})", file=sys.stderr)
-            if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+            try:
+                if not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                    continue
+            except FileNotFoundError:  # removed by the process that held it, perhaps just now
                 continue
             try:
                 yield locked
@@ -367,6 +370,8 @@ def refreshed(patch_file, patch, release, edited):
     hunks = make_hunks(release, edited)
     if not marker or not hunks:
         raise ValueError(f"{patch.path} is the file of TRL {patch.release}; edit a copy of a patched TRL")
+    if not edited.endswith(b"\n"):
+        raise ValueError(f"the edited {patch.path} must end with a line break")
     fields = {
         "X-SHA256-Before": sha256(release),
         "X-SHA256-After": sha256(edited),
@@ -403,7 +408,7 @@ def refresh_patches(package, source):
         content = refreshed(before, patch, release, file_path(source, patch).read_bytes())
         if content != before:
             changed[folder / name] = content
-    was_patched = all(file_state(package, patch) == "patched" for patch in patches)
+    was_patched = any(file_state(package, patch) == "patched" for patch in patches)
     if changed and was_patched:  # with the patches that made it what it is
         change_trl(package, "pristine")
     for path, content in changed.items():

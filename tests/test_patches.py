@@ -455,11 +455,144 @@ def test_training_is_refused_when_the_files_are_not_patched(site, monkeypatch):
 
 def test_training_is_refused_when_the_loaded_trainer_does_not_know_the_method(monkeypatch):
     from trl import GRPOTrainer
+    from trl.trainer import grpo_trainer
 
-    for method in ("clip", "noclip", "pspo", "sapo"):
+    for method in apply_patches.trust_region_methods():
         apply_patches.require_patched_trl(method)
     with pytest.raises(ValueError, match="does not know trust_region_method='ppo'; run: python apply_patches.py"):
         apply_patches.require_patched_trl("ppo")
+    monkeypatch.setattr(grpo_trainer, "TRUST_REGION_METHODS", ("clip", "noclip"))  # what the loaded code checks against
+    with pytest.raises(ValueError, match="does not know trust_region_method='pspo'"):
+        apply_patches.require_patched_trl("pspo")
     monkeypatch.setattr(GRPOTrainer, "_compute_loss", lambda self, model, inputs: self.loss_type)
     with pytest.raises(ValueError, match="does not know trust_region_method='clip'"):
         apply_patches.require_patched_trl("clip")
+
+
+@pytest.mark.parametrize("old", ["grpo_trainer.py", "grpo_config.py"])
+def test_training_is_refused_when_one_file_is_of_another_patch(tmp_path, root, old):
+    """Neither pristine nor patched, so that only the loaded code can tell: the list of methods is cut out of it."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("trl", METADATA.name):
+        shutil.copytree(TRL.parent / name, tmp_path / name, ignore=ignore)
+    file = tmp_path / "trl/trainer" / old
+    file.write_text(re.sub(r"(?m)^.*TRUST_REGION_METHODS( = .*)?$", "", file.read_text(), count=1))
+    code = "import apply_patches, sys\ntry: apply_patches.require_patched_trl('pspo')\nexcept ValueError as e: print(e)"
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"}
+    process = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert process.stdout.endswith("run: python apply_patches.py\n"), process.stderr
+    assert ("does not know" if old == "grpo_trainer.py" else "cannot import name") in process.stdout
+
+
+# Writing the patches
+
+
+def test_the_methods_are_known_without_trl():
+    from trl.trainer import grpo_config, grpo_trainer
+
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import apply_patches; print(apply_patches.trust_region_methods())"
+    )
+    process = subprocess.run([*PYTHON, "-c", code, SCRIPT.parent], capture_output=True, text=True)
+    assert process.stdout == f"{grpo_config.TRUST_REGION_METHODS}\n", process.stderr
+    assert grpo_trainer.TRUST_REGION_METHODS is grpo_config.TRUST_REGION_METHODS
+
+
+@pytest.fixture
+def workshop(site, tmp_path):
+    """A patched TRL, a copy of it to edit, and a copy of the script with its patches: (site, copy, script)."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for path in (SCRIPT, *(SCRIPT.parent / name for name in apply_patches.PATCH_NAMES)):
+        shutil.copy(path, folder)
+    run("--target", site)
+    shutil.copytree(site / "trl", tmp_path / "copy" / "trl")
+    return site, tmp_path / "copy", folder / SCRIPT.name
+
+
+def refresh(site, copy, script):
+    """Runs --refresh of a copied script; returns the finished process with its text."""
+    command = [*PYTHON, script, "--refresh", copy, "--target", site]
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True)
+
+
+def patch_bytes(script):
+    return [(script.parent / name).read_bytes() for name in apply_patches.PATCH_NAMES]
+
+
+def add_method(copy):
+    """What adding a method takes: one branch, and its name in one place."""
+    trainer, config = (copy / name for name in FILES)
+    branch = (
+        '        elif self.trust_region_method == "squared":\n            per_token_loss = -(coef_1**2) * advantages\n'
+    )
+    before = '        elif self.trust_region_method != "clip":\n            raise'
+    text = trainer.read_text()
+    assert text.count(before) == 1
+    trainer.write_text(text.replace(before, branch + before))
+    config.write_text(config.read_text().replace('"topr")\n', '"topr", "squared")\n'))
+
+
+def test_refresh_of_an_unedited_copy_changes_nothing(workshop):
+    before = patch_bytes(workshop[2])
+    process = refresh(*workshop)
+    assert process.returncode == 0, process.stderr
+    assert "nothing" in process.stdout
+    assert patch_bytes(workshop[2]) == before
+
+
+def test_refresh_makes_patches_of_an_edited_copy(workshop, tmp_path):
+    site, copy, script = workshop
+    before = patch_bytes(script)
+    add_method(copy)
+    process = refresh(*workshop)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout == "rewritten: grpotrainer.patch and grpoconfig.patch\n"
+    assert contents(site) == contents(copy)  # it was patched, and is again
+    for old, new in zip(before, patch_bytes(script), strict=True):
+        gone, come = set(old.splitlines()) - set(new.splitlines()), set(new.splitlines()) - set(old.splitlines())
+        kinds = (b"Last-Update: ", b"X-SHA256-After: ", b"@@ -", b"+TRUST_REGION_METHODS = ")
+        assert all(line.startswith(kinds) for line in gone), gone
+        assert all(line.startswith((*kinds, b"+        ")) for line in come), come
+        assert len(come) <= len(gone) + 2  # the branch
+    check = [*PYTHON, script, "--check", "--target", site]
+    assert subprocess.run(check, capture_output=True).returncode == 0
+    assert subprocess.run([*PYTHON, script, "--reverse", "--target", site], capture_output=True).returncode == 0
+    hashes = [hashlib.sha256(content).hexdigest() for content in contents(site)]
+    assert hashes == [patch.sha256_before for patch in apply_patches.read_patches()]
+    if shutil.which("patch"):
+        for name in apply_patches.PATCH_NAMES:
+            file = script.parent / name
+            subprocess.run(["patch", "-s", "-p1", "--fuzz=0", "--forward", "-d", site, "-i", file], check=True)
+        assert contents(site) == contents(copy)
+
+
+def test_refresh_takes_the_release_from_a_pristine_trl_and_leaves_it_so(workshop):
+    site, copy, script = workshop
+    run("--reverse", "--target", site)
+    pristine = contents(site)
+    add_method(copy)
+    assert refresh(*workshop).returncode == 0
+    assert contents(site) == pristine
+    assert subprocess.run([*PYTHON, script, "--target", site], capture_output=True).returncode == 0
+    assert contents(site) == contents(copy)
+
+
+@pytest.mark.parametrize("fault", ["the same folder", "no patch in it", "a foreign release", "no last line break"])
+def test_refresh_refuses(workshop, fault):
+    site, copy, script = workshop
+    before = patch_bytes(script)
+    if fault == "the same folder":
+        process, word = refresh(site, site, script), "edit a copy of it: cp -r"
+    elif fault == "no patch in it":
+        run("--reverse", "--target", copy)
+        process, word = refresh(*workshop), "edit a copy of a patched TRL"
+    elif fault == "a foreign release":
+        add_method(site)
+        process, word = refresh(*workshop), "is neither the file of TRL 1.16.0 nor the patched one"
+    else:
+        trainer = copy / FILES[0]
+        trainer.write_bytes(trainer.read_bytes()[:-1])
+        process, word = refresh(*workshop), "end with a line break"
+    assert_refused(process, word)
+    assert patch_bytes(script) == before

@@ -18,7 +18,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-METHODS = ("clip", "noclip", "pspo", "sapo")
+from apply_patches import trust_region_methods
+
+METHODS = trust_region_methods()
 AGGREGATIONS = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
 LOSS_TYPES = (*AGGREGATIONS, "cispo", "sapo", "vespo")
 TIMINGS = ("step_time", "runtime", "_per_second")
@@ -26,6 +28,18 @@ WORDS = ("<pad>", "<eos>", "<unk>", *map(str, range(20)))
 ALPHA, EPSILON, EPSILON_HIGH = 0.3, 0.1, 0.2
 # Exact in float32, which is what torch makes of them before it meets the float64 of these tests
 TEMPERATURE_POS, TEMPERATURE_NEG = 0.75, 1.25
+CAP, DELTA = 1.25, 0.05
+# What each method reads besides `epsilon`; the others take `epsilon_high` for the band of the diagnostics
+OWN_FIELDS = {
+    "pspo": dict(smoothing_alpha=ALPHA),
+    "sapo": dict(sapo_temperature_pos=TEMPERATURE_POS, sapo_temperature_neg=TEMPERATURE_NEG),
+    "cispo": dict(epsilon_high=CAP),
+    "spo": dict(epsilon_high=None),
+    "dppo": dict(trust_region_delta=DELTA),
+}
+LEVELS = [
+    (method, level) for method in METHODS for level in ("token", "sequence") if (method, level) != ("dppo", "sequence")
+]
 
 
 @pytest.fixture(autouse=True)
@@ -164,7 +178,7 @@ def compare_with_release(cases, pristine, folder):
     """Runs `cases` with both versions of TRL at once and compares everything but the patch's own metrics."""
     results, processes = {}, {}
     for name, path in (("release", [str(pristine)]), ("patched", [])):
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*path, str(Path(__file__).parent)])}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*path, *map(str, Path(__file__).parents[:2])])}
         code = f"import test_trust_region as t; t.record({cases!r}, {str(folder / name)!r})"
         command = [sys.executable, "-W", "ignore", "-c", code]
         processes[name] = subprocess.Popen(command, env=environment, cwd=folder, stdout=-3, stderr=subprocess.PIPE)
@@ -216,16 +230,38 @@ def test_sapo_with_grpo_aggregation_is_the_sapo_loss_bit_for_bit(level):
     assert_same_training(method, train(loss_type="sapo", **options))
 
 
+def test_delta_one_of_dppo_is_noclip_bit_for_bit():
+    dppo = train(trust_region_method="dppo", trust_region_delta=1.0)
+    assert_same_training(dppo, train(trust_region_method="noclip"))
+    assert values_of(dppo[0], "loss") != values_of(train(trust_region_method="dppo", trust_region_delta=0.0)[0], "loss")
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_cispo_with_a_huge_cap_is_noclip_bit_for_bit(level):
+    cispo = train(trust_region_method="cispo", epsilon_high=1e30, importance_sampling_level=level)
+    assert_same_training(cispo, train(trust_region_method="noclip", importance_sampling_level=level))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_metrics_of_each_method(method):
-    logs, _ = train(trust_region_method=method, eval_strategy="steps", eval_steps=2, per_device_eval_batch_size=4)
-    names = {"ratio_mean", "ratio_min", "ratio_max", "outside_ratio", "approx_kl"}
+    own = (
+        dict(trust_region_delta=0.01) if method == "dppo" else OWN_FIELDS.get(method, {})
+    )  # tokens here have about 0.05
+    logs, _ = train(
+        trust_region_method=method, eval_strategy="steps", eval_steps=2, per_device_eval_batch_size=4, **own
+    )  # fmt: skip
+    names = {"ratio_mean", "ratio_min", "ratio_max", "outside_ratio", "active_ratio", "approx_kl"}
     for prefix, row in (("", logs[0]), ("eval_", next(row for row in logs if "eval_loss" in row))):
         assert {f"{prefix}trust_region/{name}" for name in names} <= row.keys()
         assert any(key.startswith(f"{prefix}clip_ratio/") for key in row) == (method == "clip")
     assert values_of(logs, "trust_region/ratio_mean")[0] == 1.0
     assert values_of(logs, "trust_region/approx_kl")[0] == 0.0
     assert values_of(logs, "trust_region/outside_ratio")[1] > 0
+    assert values_of(logs, "trust_region/active_ratio")[0] == 0.0
+    assert any(values_of(logs, "trust_region/active_ratio")) == (method in ("clip", "cispo", "spo", "dppo", "topr"))
+    if method == "clip":
+        counted = values_of(logs, "clip_ratio/region_mean")
+        assert values_of(logs, "trust_region/active_ratio") == pytest.approx(counted, abs=1e-7)
 
 
 @pytest.mark.parametrize("loss_type", ["cispo", "sapo", "vespo"])
@@ -234,6 +270,8 @@ def test_metrics_of_loss_types_with_a_trust_region_of_their_own(loss_type):
     assert "trust_region/ratio_mean" in row
     assert not any(key.startswith("clip_ratio/") for key in row)
     assert ("cispo_clip_ratio" in row) == (loss_type == "cispo")
+    if loss_type == "cispo":  # with TRL's default cap of 0.2 every ratio of 1 is above it
+        assert (row["trust_region/active_ratio"], row["trust_region/outside_ratio"]) == (1.0, 0.0)
 
 
 # The loss and its gradient against formulas in float64
@@ -252,14 +290,24 @@ def make_batch(seed, sequences=6, length=7):
     tool = np.ones_like(tokens)
     tool[0, 1] = False
     return {
-        "new": new, "old": new + generator.uniform(-0.7, 0.7, new.shape), "mask": tokens & tool, "tokens": tokens,
-        "tool": tool, "advantages": np.concatenate([[0.0], generator.normal(size=sequences - 1)]),
+        "new": new, "old": np.minimum(new + generator.uniform(-0.7, 0.7, new.shape), -0.01), "mask": tokens & tool,
+        "tokens": tokens, "tool": tool, "advantages": np.concatenate([[0.0], generator.normal(size=sequences - 1)]),
     }  # fmt: skip
 
 
-def compute_loss(trainer, batch):
+def make_grid(ratios, advantages, behaviour):
+    """A batch of one row per advantage and one column per ratio; behaviour: what pi_old gives each column's token."""
+    old = np.tile(np.log(behaviour), (len(advantages), 1))
+    everything = np.ones(old.shape, dtype=bool)
+    return {
+        "new": old + np.log(ratios), "old": old, "mask": everything, "tokens": everything, "tool": everything,
+        "advantages": np.array(advantages, dtype=float),
+    }  # fmt: skip
+
+
+def compute_loss(trainer, batch, dtype=torch.float64):
     """The trainer's loss of `batch` and its gradient with respect to the new log-probabilities."""
-    new = torch.tensor(batch["new"], requires_grad=True)
+    new = torch.tensor(batch["new"], dtype=dtype, requires_grad=True)
     ids = torch.ones(new.shape, dtype=torch.long)
     trainer._get_per_token_logps_and_entropies = lambda *args, **kwargs: (new, torch.ones_like(new).detach(), None)
     trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
@@ -267,27 +315,47 @@ def compute_loss(trainer, batch):
     inputs = {
         "prompt_ids": ids, "prompt_mask": ids, "completion_ids": ids,
         "completion_mask": torch.tensor(batch["tokens"]).long(), "tool_mask": torch.tensor(batch["tool"]).long(),
-        "advantages": torch.tensor(batch["advantages"]), "old_per_token_logps": torch.tensor(batch["old"]),
-        "num_items_in_batch": torch.tensor(50),
+        "advantages": torch.tensor(batch["advantages"], dtype=dtype),
+        "old_per_token_logps": torch.tensor(batch["old"], dtype=dtype), "num_items_in_batch": torch.tensor(50),
     }  # fmt: skip
     loss = trainer._compute_loss(trainer.model, inputs)
     loss.backward()
     return loss.item(), new.grad.numpy()
 
 
-def expected_surrogate(method, ratio, advantage):
-    """The surrogate objective of one ratio and its derivative: the design's table, one number at a time."""
-    if method == "noclip":
-        return ratio * advantage, advantage
+def is_active(method, ratio, advantage, behaviour):
+    """Whether a ratio is past the method's boundary; behaviour: pi_old of the token."""
+    push = np.sign(advantage) * (ratio - 1)
+    return {
+        "clip": ratio < 1 - EPSILON if advantage < 0 else advantage > 0 and ratio > 1 + EPSILON_HIGH,
+        "cispo": ratio > CAP, "spo": push > EPSILON, "dppo": behaviour * push > DELTA,
+        "topr": advantage < 0 and ratio > 1,
+    }.get(method, False)  # fmt: skip
+
+
+def expected_surrogate(method, ratio, advantage, behaviour):
+    """The surrogate f of one ratio and the weight (df / d log pi) / A of its gradient: the README's table."""
+    active, r, tau = is_active(method, ratio, advantage, behaviour), ratio, None
+    if method == "clip":
+        return (min(max(r, 1 - EPSILON), 1 + EPSILON_HIGH) * advantage, 0.0) if active else (r * advantage, r)
     if method == "pspo":
-        return ((1 - ALPHA) * ratio + ALPHA) * advantage, (1 - ALPHA) * advantage
+        return ((1 - ALPHA) * r + ALPHA) * advantage, (1 - ALPHA) * r
     if method == "sapo":
         tau = TEMPERATURE_POS if advantage > 0 else TEMPERATURE_NEG
-        gate = 1 / (1 + np.exp(-tau * (ratio - 1)))
-        return 4 / tau * gate * advantage, 4 * gate * (1 - gate) * advantage
-    clipped = min(max(ratio, 1 - EPSILON), 1 + EPSILON_HIGH)
-    is_clipped = clipped * advantage < ratio * advantage
-    return min(ratio * advantage, clipped * advantage), 0.0 if is_clipped else advantage
+        gate = 1 / (1 + np.exp(-tau * (r - 1)))
+        return 4 / tau * gate * advantage, 4 * gate * (1 - gate) * r
+    if method == "cispo" and active:
+        return advantage * CAP * (1 + np.log(r / CAP)), CAP
+    if method == "spo":
+        penalty = abs(advantage) * (r - 1) ** 2 / (2 * EPSILON)
+        return r * advantage - penalty, r * (1 - np.sign(advantage) * (r - 1) / EPSILON)
+    if method == "dppo" and active:
+        return 0.0, 0.0
+    if method == "reinforce" or (method == "topr" and advantage >= 0):
+        return advantage * np.log(r), 1.0
+    if method == "topr" and active:
+        return advantage * (1 + np.log(r)), 1.0
+    return r * advantage, r  # noclip, and the others within their boundary
 
 
 def expected_weights(loss_type, mask, accumulation, steps_per_generation, max_length):
@@ -309,26 +377,25 @@ def expected_loss(method, level, weights, batch):
         log_ratio = batch["new"][i] - batch["old"][i]
         for t in used:
             ratio = np.exp(log_ratio[t] if level == "token" else log_ratio[used].mean())
-            value, slope = expected_surrogate(method, ratio, advantage)
+            value, weight = expected_surrogate(method, ratio, advantage, np.exp(batch["old"][i, t]))
             loss -= weights[i, t] * value
-            # d ratio / d logp: the ratio itself for its own token, a share of it for each token of the sequence
+            # d log ratio / d logp: 1 for the token's own, a share for each token of the sequence
             moved, share = ([t], 1.0) if level == "token" else (used, 1 / len(used))
-            gradient[i, moved] -= weights[i, t] * slope * ratio * share
+            gradient[i, moved] -= weights[i, t] * weight * advantage * share
     return loss, gradient
 
 
 def make_method_trainer(method, loss_type="dapo", level="token", **overrides):
     """A trainer with the constants that the formulas use."""
+    options = {"epsilon_high": EPSILON_HIGH, **OWN_FIELDS.get(method, {}), **overrides}
     return make_trainer(
-        trust_region_method=method, smoothing_alpha=ALPHA, loss_type=loss_type, importance_sampling_level=level,
-        epsilon_high=EPSILON_HIGH, sapo_temperature_pos=TEMPERATURE_POS, sapo_temperature_neg=TEMPERATURE_NEG,
-        gradient_accumulation_steps=2, steps_per_generation=4, **overrides,
+        trust_region_method=method, loss_type=loss_type, importance_sampling_level=level,
+        gradient_accumulation_steps=2, steps_per_generation=4, **options,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("level", ["token", "sequence"])
 @pytest.mark.parametrize("loss_type", AGGREGATIONS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "level"), LEVELS)
 def test_loss_and_gradient_match_the_formulas(method, loss_type, level):
     batch = make_batch(seed=1)
     loss, gradient = compute_loss(make_method_trainer(method, loss_type, level), batch)
@@ -337,6 +404,92 @@ def test_loss_and_gradient_match_the_formulas(method, loss_type, level):
     assert loss == pytest.approx(expected, rel=1e-12)
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-12, atol=1e-15)
     assert np.abs(gradient).max() > 1e-3
+
+
+# Where each method changes its formula, powers of two, so that the exponential of their logarithm is exact
+KINKS = dict(EPSILON=0.5, EPSILON_HIGH=1.0, CAP=4.0, DELTA=0.25)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradient_weight_on_a_grid_and_at_every_kink(method, monkeypatch):
+    for name, value in KINKS.items():
+        monkeypatch.setitem(globals(), name, value)
+    own = {"cispo": dict(epsilon_high=4.0), "dppo": dict(trust_region_delta=0.25)}.get(method, {})
+    trainer = make_method_trainer(method, "grpo", epsilon=0.5, **own)
+    kinks = np.array([0.5, 1.0, 2.0, 4.0])  # 0.5 and 2.0: of dppo too, where pi_old is 0.5 and 0.25
+    assert torch.equal(torch.exp(torch.tensor(np.log(kinks))), torch.tensor(kinks))
+    ratios = np.concatenate([np.geomspace(1e-3, 1e3, 121), kinks])
+    behaviour = np.ones(len(ratios))  # whose logarithm is 0, so that those of the kinks stay exact
+    if method == "dppo":
+        behaviour = np.concatenate([0.5 / np.maximum(1.0, ratios[:-4]), [0.5, 0.25, 0.25, 0.25]])
+    advantages = [1.0, -1.0, 0.25, -3.0, 0.0]
+    batch = make_grid(ratios, advantages, behaviour)
+    _, gradient = compute_loss(trainer, batch)
+    expected = [
+        [a * expected_surrogate(method, r, a, np.exp(old))[1] for r, old in zip(ratios, batch["old"][0], strict=True)]
+        for a in advantages
+    ]
+    np.testing.assert_allclose(-gradient * gradient.size * 2, expected, rtol=1e-9, atol=1e-300)
+
+
+# Identities
+
+
+@pytest.mark.parametrize(("method", "level"), LEVELS)
+def test_all_methods_have_the_same_gradient_where_the_ratio_is_one(method, level):
+    batch = make_batch(seed=10)
+    batch["old"] = batch["new"]
+    _, noclip = compute_loss(make_method_trainer("noclip", level=level), batch)
+    _, gradient = compute_loss(make_method_trainer(method, level=level), batch)
+    np.testing.assert_allclose(gradient, noclip * (1 - ALPHA if method == "pspo" else 1), rtol=1e-14)
+
+
+def test_spo_with_a_huge_epsilon_is_noclip():
+    batch = make_batch(seed=11)
+    noclip = compute_loss(make_method_trainer("noclip"), batch)
+    spo = compute_loss(make_method_trainer("spo", epsilon=1e15), batch)
+    assert spo[0] == pytest.approx(noclip[0], rel=1e-13)
+    np.testing.assert_allclose(spo[1], noclip[1], rtol=1e-13)
+
+
+@pytest.mark.parametrize("loss_type", AGGREGATIONS)
+def test_reinforce_is_the_same_for_tokens_and_sequences(loss_type):
+    batch = make_batch(seed=12)
+    tokens = compute_loss(make_method_trainer("reinforce", loss_type, "token"), batch)
+    sequences = compute_loss(make_method_trainer("reinforce", loss_type, "sequence"), batch)
+    assert tokens[0] == pytest.approx(sequences[0], rel=1e-12)
+    np.testing.assert_allclose(tokens[1], sequences[1], rtol=1e-12)
+
+
+# Extreme values
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("method", "level"), LEVELS)
+def test_extreme_ratios_give_finite_losses_and_gradients(method, level, dtype):
+    for advantages in ([1.0, 0.0], [-1.0, 0.0]):
+        for log_ratio in (80.0, -80.0):
+            batch = make_grid(np.ones(3), advantages, np.full(3, 0.5))
+            batch["old"] = batch["new"] - log_ratio
+            loss, gradient = compute_loss(make_method_trainer(method, level=level), batch, dtype)
+            if method == "spo" and log_ratio > 0 and dtype == torch.float32:  # exp(80)**2 is more than float32 holds
+                assert loss == np.inf and not np.isnan(gradient).any()
+            else:
+                assert np.isfinite(loss) and np.isfinite(gradient).all()
+            assert (gradient[1] == 0).all()
+
+
+@pytest.mark.parametrize(("method", "level"), LEVELS)
+def test_a_row_without_tokens_adds_nothing_and_one_token_is_enough(method, level):
+    batch = make_batch(seed=13, sequences=3)
+    batch["tokens"][:] = False
+    batch["tokens"][2, 0] = True
+    batch["mask"] = batch["tokens"]
+    loss, gradient = compute_loss(make_method_trainer(method, level=level), batch)
+    weights = expected_weights("dapo", batch["mask"], accumulation=2, steps_per_generation=4, max_length=8)
+    expected, expected_gradient = expected_loss(method, level, weights, batch)
+    assert loss == pytest.approx(expected, rel=1e-12) and loss != 0
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-12)
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.25, 0.5, 0.9])
@@ -350,20 +503,23 @@ def test_pspo_gradient_is_noclips_times_one_minus_alpha(alpha):
 # The diagnostics
 
 
-def expected_diagnostics(batches, level):
+def expected_diagnostics(batches, level, method):
     """Statistics over all tokens of several batches."""
-    ratios, kls = [], []
+    ratios, kls, active = [], [], []
     for batch in batches:
         log_ratio = batch["new"] - batch["old"]
-        for row, mask in zip(log_ratio, batch["mask"], strict=True):
-            ratios += list(np.exp(row[mask]) if level == "token" else np.full(mask.sum(), np.exp(row[mask].mean())))
+        for row, mask, old, advantage in zip(log_ratio, batch["mask"], batch["old"], batch["advantages"], strict=True):
+            of_row = np.exp(row[mask]) if level == "token" else np.full(mask.sum(), np.exp(row[mask].mean()))
+            ratios += list(of_row)
             kls += list(np.exp(row[mask]) - 1 - row[mask])
+            active += [is_active(method, r, advantage, p) for r, p in zip(of_row, np.exp(old[mask]), strict=True)]
     ratios = np.array(ratios)
-    outside = (ratios < 1 - EPSILON) | (ratios > 1 + EPSILON_HIGH)
+    high = EPSILON if method in ("cispo", "spo") else EPSILON_HIGH
+    outside = (ratios < 1 - EPSILON) | (ratios > 1 + high)
     return {
         "trust_region/ratio_mean": ratios.mean(), "trust_region/ratio_min": ratios.min(),
         "trust_region/ratio_max": ratios.max(), "trust_region/outside_ratio": outside.mean(),
-        "trust_region/approx_kl": np.mean(kls),
+        "trust_region/active_ratio": np.mean(active), "trust_region/approx_kl": np.mean(kls),
     }  # fmt: skip
 
 
@@ -376,18 +532,31 @@ def logged_diagnostics(trainer):
     }
 
 
-@pytest.mark.parametrize("level", ["token", "sequence"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "level"), LEVELS)
 def test_diagnostics_are_over_the_tokens_since_the_last_log(method, level):
-    delta = 1.01 if method == "clip" else None  # clamps the ratio in the loss, not in the diagnostics
-    trainer = make_method_trainer(method, level=level, delta=delta)
+    trainer = make_method_trainer(method, level=level)
     batches = [make_batch(seed=3), make_batch(seed=4, sequences=2, length=3), make_batch(seed=5)]
     for batch in batches:
         compute_loss(trainer, batch)
-    assert logged_diagnostics(trainer) == pytest.approx(expected_diagnostics(batches, level), rel=1e-6)
+    expected = expected_diagnostics(batches, level, method)
+    assert logged_diagnostics(trainer) == pytest.approx(expected, rel=1e-6)
+    acts = method in ("clip", "cispo", "spo", "dppo", "topr")
+    assert 0 < expected["trust_region/active_ratio"] < 1 if acts else expected["trust_region/active_ratio"] == 0
     trainer.log({})
     compute_loss(trainer, batches[1])
-    assert logged_diagnostics(trainer) == pytest.approx(expected_diagnostics(batches[1:2], level), rel=1e-6)
+    assert logged_diagnostics(trainer) == pytest.approx(expected_diagnostics(batches[1:2], level, method), rel=1e-6)
+
+
+def test_delta_of_clip_is_active_too_and_does_not_touch_the_ratios():
+    batch = make_batch(seed=3)
+    trainer = make_method_trainer("clip", delta=1.25)
+    compute_loss(trainer, batch)
+    expected = expected_diagnostics([batch], "token", "clip")
+    ratios = np.exp(batch["new"] - batch["old"])
+    beyond = (ratios > 1.25) & (batch["advantages"][:, None] <= 0)  # those with A > 0 are above 1 + epsilon_high
+    expected["trust_region/active_ratio"] += beyond[batch["mask"]].mean()
+    assert beyond.any()
+    assert logged_diagnostics(trainer) == pytest.approx(expected, rel=1e-6)
 
 
 def test_diagnostics_are_of_all_processes_in_one_collective(monkeypatch):
@@ -405,7 +574,7 @@ def test_diagnostics_are_of_all_processes_in_one_collective(monkeypatch):
     trainer._metrics["train"].clear()
     compute_loss(trainer, here)
     assert len(sent) == 2
-    assert logged_diagnostics(trainer) == pytest.approx(expected_diagnostics([here, there], "token"), rel=1e-6)
+    assert logged_diagnostics(trainer) == pytest.approx(expected_diagnostics([here, there], "token", "pspo"), rel=1e-6)
 
 
 def test_diagnostics_of_a_batch_without_tokens():
@@ -416,12 +585,12 @@ def test_diagnostics_of_a_batch_without_tokens():
     assert logged_diagnostics(trainer) == {}
     batch = make_batch(seed=8)
     compute_loss(trainer, batch)
-    assert logged_diagnostics(trainer) == pytest.approx(expected_diagnostics([batch], "token"), rel=1e-6)
+    assert logged_diagnostics(trainer) == pytest.approx(expected_diagnostics([batch], "token", "pspo"), rel=1e-6)
 
 
 def test_diagnostics_take_no_notice_of_padding():
     batch = make_batch(seed=9)
-    expected = expected_diagnostics([batch], "token")
+    expected = expected_diagnostics([batch], "token", "noclip")
     batch["old"][~batch["mask"]] = -np.inf  # a ratio of infinity
     trainer = make_method_trainer("noclip")
     compute_loss(trainer, batch)  # itself not finite: the release multiplies padding by zero
@@ -439,15 +608,37 @@ def test_diagnostics_take_no_notice_of_padding():
         (dict(smoothing_alpha=-0.1), r"smoothing_alpha must be in \[0, 1\], but got -0.1"),
         (dict(smoothing_alpha=1.5), r"smoothing_alpha must be in \[0, 1\], but got 1.5"),
         (dict(smoothing_alpha=float("nan")), r"smoothing_alpha must be in \[0, 1\], but got nan"),
-        (dict(trust_region_method="pspo", delta=2.0), "Set delta=None, or use trust_region_method='clip'"),
+        (dict(trust_region_delta=-0.1), r"trust_region_delta must be in \[0, 1\], but got -0.1"),
         (dict(trust_region_method="sapo", use_liger_kernel=True), "Set use_liger_kernel=False, or use"),
-        *((dict(trust_region_method=m, loss_type=t), f"loss_type='{t}' is not .* Set loss_type to 'grpo', 'bnpo'")
+        # what a method needs
+        *((dict(trust_region_method="cispo", epsilon_high=c), f"'cispo' requires epsilon_high .* at least 1.0 .* {c}")
+          for c in (None, 0.28, float("inf"), float("nan"))),
+        (dict(trust_region_method="spo", epsilon=0.0), "'spo' has one width for both directions, epsilon > 0"),
+        (dict(trust_region_method="spo", epsilon_high=0.28), "epsilon_high=0.28. Set epsilon, and leave epsilon_high"),
+        (dict(trust_region_method="dppo", importance_sampling_level="sequence"), "Set importance_sampling_level='tok"),
+        # what it does not read
+        *((dict(trust_region_method=m, smoothing_alpha=0.3), f"smoothing_alpha=0.3 has no effect .*'{m}'.*'pspo'")
+          for m in METHODS if m != "pspo"),
+        *((dict(trust_region_method=m, trust_region_delta=0.3), f"trust_region_delta=0.3 has no effect .*'{m}'.*'dppo'")
+          for m in METHODS if m != "dppo"),
+        *((dict(trust_region_method=m, delta=2.0), f"delta=2.0 has no effect .*'{m}'.* delta=None, or use .*'clip'")
+          for m in METHODS if m != "clip"),
+        *((dict(trust_region_method=m, sapo_temperature_pos=2.0), f"_pos=2.0 has no effect .*'{m}'.*=1.0, .*'sapo'")
+          for m in METHODS if m not in ("clip", "sapo")),
+        *((dict(trust_region_method=m, loss_type=t, **OWN_FIELDS.get(m, {})),
+           f"loss_type='{t}' is not .* Set loss_type to 'grpo', 'bnpo'")
           for m in METHODS[1:] for t in ("cispo", "sapo", "vespo", "typo")),
     ],
 )  # fmt: skip
 def test_config_refuses(overrides, message):
     with pytest.raises(ValueError, match=message):
         make_config(**overrides)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_epsilon_sets_the_band_of_every_method(method):
+    """Scripts pass the same epsilon to all methods, so that `outside_ratio` means the same in all of them."""
+    make_config(trust_region_method=method, epsilon=0.3, **OWN_FIELDS.get(method, {}))
 
 
 def test_trainers_that_compute_their_own_loss_refuse_all_but_clip():
@@ -463,11 +654,11 @@ def test_trainers_that_compute_their_own_loss_refuse_all_but_clip():
 
     for method in METHODS[1:]:
         with pytest.raises(ValueError, match="`OwnComputeLoss` overrides. Use `GRPOTrainer`, or trust_region_method="):
-            make_trainer(OwnComputeLoss, trust_region_method=method)
-        gmpo = make_config(GMPOConfig, trust_region_method=method)
+            make_trainer(OwnComputeLoss, trust_region_method=method, **OWN_FIELDS.get(method, {}))
+        gmpo = make_config(GMPOConfig, trust_region_method=method, **OWN_FIELDS.get(method, {}))
         with pytest.raises(ValueError, match="`GMPOTrainer` overrides"):
             make_trainer(GMPOTrainer, config=gmpo)
-        make_trainer(OwnMetrics, trust_region_method=method)
+        make_trainer(OwnMetrics, trust_region_method=method, **OWN_FIELDS.get(method, {}))
     make_trainer(OwnComputeLoss)
     make_trainer(GMPOTrainer, config=make_config(GMPOConfig))
 
@@ -485,5 +676,5 @@ def test_command_line_help_shows_the_options(capsys):
     with pytest.raises(SystemExit):
         TrlParser(GRPOConfig).parse_args_and_config(["--help"])
     text = re.sub(r"\s+", " ", capsys.readouterr().out)
-    assert "--smoothing_alpha" in text
+    assert "--smoothing_alpha" in text and "--trust_region_delta" in text
     assert "`(1 - smoothing_alpha) * r + smoothing_alpha`" in text
