@@ -24,7 +24,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from apply_patches import require_patched_trl
+from apply_patches import require_patched_trl, trust_region_methods
 from maths_common import (
     BadInput,
     free_bytes,
@@ -62,8 +62,6 @@ from maths_runs import (
     write_model_card,
 )
 
-METHODS = ["clip", "noclip", "pspo", "sapo", "sft"]
-
 # What may differ when a run is continued: where things lie and how they are shown, not what is computed.
 NOT_PART_OF_THE_RUN = {
     "output_dir",
@@ -79,11 +77,19 @@ NOT_PART_OF_THE_RUN = {
 # ---- configuration
 
 
+def methods():
+    """The trust regions of the patches, and sft; raises BadInput where the patches are missing."""
+    try:
+        return [*trust_region_methods(), "sft"]
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+
+
 def parse_own_flags(argv):
     """The flags that are not TRL's -> (namespace, the rest of argv)."""
     parser = make_parser(__doc__, allow_abbrev=False)
     parser.add_argument("--model", required=True, help="demo, a name in the cache, or a model directory")
-    parser.add_argument("--trust_region_method", choices=METHODS, required=True, help="the ratio's constraint, or sft")
+    parser.add_argument("--trust_region_method", choices=methods(), required=True, help="the ratio's constraint, or sft")
     parser.add_argument("--seed", type=int, default=0, help="of data order, sampling and initialisation (default: 0)")
     parser.add_argument("--dataset", choices=["gsm8k", "demo"], help="default: demo for the demo model, else gsm8k")
     parser.add_argument("--config", help="recipe: a YAML mapping of flags to values")

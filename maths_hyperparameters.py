@@ -56,31 +56,40 @@ SFT = {
     "metric_for_best_model": "eval_loss",
 }
 
-# Per model and method, from the published scripts. sapo is not in them: pspo's rate and iterations, TRL's temperatures.
+# Per model and method, from the published scripts.
 PRESETS = {
     "Qwen2.5-0.5B": {
         "clip": {"learning_rate": 1e-6, "epsilon": 0.1, "num_iterations": 2},
         "noclip": {"learning_rate": 1e-6, "num_iterations": 1},
         "pspo": {"learning_rate": 5e-7, "smoothing_alpha": 0.1, "num_iterations": 2},
-        "sapo": {"learning_rate": 5e-7, "num_iterations": 2},
         "sft": {},
     },
     "Qwen2.5-1.5B": {
         "clip": {"learning_rate": 5e-7, "epsilon": 0.2, "num_iterations": 2},
         "noclip": {"learning_rate": 1e-6, "num_iterations": 1},
         "pspo": {"learning_rate": 5e-7, "smoothing_alpha": 0.1, "num_iterations": 2},
-        "sapo": {"learning_rate": 5e-7, "num_iterations": 2},
         "sft": {},
     },
     "demo": {  # ours: two updates a generation, so that every trust region is live
         "clip": {"learning_rate": 1e-4, "epsilon": 0.2, "num_iterations": 2},
         "noclip": {"learning_rate": 1e-4, "num_iterations": 2},
         "pspo": {"learning_rate": 1e-4, "smoothing_alpha": 0.1, "num_iterations": 2},
-        "sapo": {"learning_rate": 1e-4, "num_iterations": 2},
         "sft": {"learning_rate": 3e-4, "num_train_epochs": 3},
     },
 }
 PRESETS["Qwen2.5-3B"] = PRESETS["Qwen2.5-1.5B"]  # not published
+# Not in the published scripts: pspo's rate and iterations, and the value of the method's own field in its source.
+UNPUBLISHED = {
+    "sapo": {},  # TRL's temperatures
+    "reinforce": {},
+    "cispo": {"epsilon_high": 5.0},  # ScaleRL, arXiv 2510.13786; MiniMax-M1 (arXiv 2506.13585) names no value
+    "spo": {"epsilon": 0.2},  # arXiv 2401.16025
+    "dppo": {"trust_region_delta": 0.15},  # the authors' script for arXiv 2602.04879
+    "topr": {},
+}
+for _rows in PRESETS.values():
+    _shared = {name: _rows["pspo"][name] for name in ("learning_rate", "num_iterations")}
+    _rows.update({method: {**_shared, **own} for method, own in UNPUBLISHED.items()})
 # What the demo changes in GRPO: 128 completions of 16 prompts a generation, minutes on two CPU cores.
 DEMO = {
     "max_steps": 160,

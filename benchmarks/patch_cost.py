@@ -55,8 +55,8 @@ def make_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
 
 
-def make_trainer(trainer_class, method, args):
-    """A trainer of a random Qwen2 model, the same at every call, with AdamW."""
+def make_trainer(trainer_class, method, args, **fields):
+    """A trainer of a random Qwen2 model, the same at every call, with AdamW; fields: further ones of the config."""
     import torch
     from datasets import Dataset
     from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -71,6 +71,7 @@ def make_trainer(trainer_class, method, args):
         per_device_train_batch_size=args.batch_size, num_generations=4, max_completion_length=COMPLETION_LENGTH,
         gradient_checkpointing=False, trust_region_method=method, save_strategy="no",
         num_iterations=2**30,  # the batch that is set below is used for ever
+        **fields,
     )  # fmt: skip
     trainer = trainer_class(
         model=Qwen2ForCausalLM(Qwen2Config(**shape, **heads)), reward_funcs=lambda completions, **kwargs: [0.0],

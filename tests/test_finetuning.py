@@ -157,6 +157,30 @@ def test_a_flag_beats_the_recipe_and_the_recipe_the_table(tmp_path):
     assert values["max_grad_norm"][1] == "default"
 
 
+RECIPES = {
+    "gspo": {"importance_sampling_level": "sequence", "loss_type": "grpo", "epsilon": 3e-4, "epsilon_high": 4e-4},
+    "clip_higher": {"epsilon": 0.2, "epsilon_high": 0.28, "loss_type": "dapo", "importance_sampling_level": "token"},
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_of_clip(name):
+    recipe = ROOT / "recipes" / f"{name}.yaml"
+    config, _, _ = resolved("--model", "Qwen2.5-0.5B", "--trust_region_method", "clip", "--config", recipe)
+    assert {key: getattr(config, key) for key in RECIPES[name]} == RECIPES[name]
+    assert config.learning_rate == PUBLISHED["Qwen2.5-0.5B", "clip"]["learning_rate"]
+
+
+@pytest.mark.parametrize("model", ["Qwen2.5-0.5B", "Qwen2.5-1.5B", "Qwen2.5-3B", "demo"])
+def test_methods_without_published_values_take_pspos(model):
+    own = {"cispo": {"epsilon_high": 5.0}, "spo": {"epsilon": 0.2}, "dppo": {"trust_region_delta": 0.15}}
+    pspo, _, _ = resolved("--model", model, "--trust_region_method", "pspo")
+    for method in set(maths_finetuning.methods()) - {"clip", "noclip", "pspo", "sft"}:
+        config, _, values = resolved("--model", model, "--trust_region_method", method)
+        expected = {"learning_rate": pspo.learning_rate, "num_iterations": 2, **own.get(method, {})}
+        assert {key: (getattr(config, key), "table") for key in expected} == {key: values[key] for key in expected}
+
+
 @pytest.mark.parametrize(
     ("accumulation", "per_generation", "iterations", "inert", "cycle"),
     [(16, 16, 1, True, 1), (16, 16, 2, False, 2), (4, 2, 2, True, 1), (4, 8, 1, False, 2), (4, 2, 1, True, 1)]
@@ -183,6 +207,31 @@ def test_each_method_trains_on_the_demo(run, method):
     assert json.loads((path / "run.json").read_text())["status"] == "finished"
     assert (path / "reward_curve.png").read_bytes().startswith(b"\x89PNG")
     assert ("clip_ratio/region_mean" in rows[-1]) == (method == "clip")
+
+
+SLOWLY = [pytest.param(method, marks=pytest.mark.slow) for method in ("reinforce", "spo", "topr")]
+
+
+@pytest.mark.parametrize("method", ["cispo", "dppo", *SLOWLY])
+def test_a_further_method_trains_and_continues_after_a_kill(run, start, tmp_path, method):
+    flags = [*SMALL, "--max_steps", "8"]
+    flags += ["--epsilon_high", "1.01"] if method == "cispo" else []  # so that it acts in so short a run
+    flags += ["--trust_region_delta", "0.01"] if method == "dppo" else []
+    path = tmp_path / "a/demo" / method / "seed0"
+    argv = ["--model", "demo", "--trust_region_method", method, "--output_root", tmp_path / "a", *flags]
+    process = start(argv, tmp_path / "log")
+    while not (path / "checkpoint-4" / "sealed.json").exists():
+        assert process.is_alive(), (tmp_path / "log").read_text()
+        time.sleep(0.02)
+    process.kill()
+    process.join()
+    continued = run(*flags, method=method)
+    assert "continuing from" in (tmp_path / "log").read_text()
+    straight = run(*flags, method=method, root="b")
+    assert weights(continued) == weights(straight) != weights(ROOT / "demo" / "model")
+    rows = log_rows(continued)
+    assert rows == log_rows(straight) and [row["step"] for row in rows] == list(range(1, 9))
+    assert any(row["trust_region/active_ratio"] > 0 for row in rows) == (method != "reinforce")
 
 
 def test_an_inert_trust_region_has_ratio_one(run):

@@ -1,6 +1,7 @@
 """The patched GRPOTrainer: clip against the pristine release, and every method against formulas written out here."""
 
 import hashlib
+import importlib
 import importlib.metadata
 import json
 import os
@@ -8,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree
 from pathlib import Path
 
 import numpy as np
@@ -498,6 +500,17 @@ def test_pspo_gradient_is_noclips_times_one_minus_alpha(alpha):
     _, noclip = compute_loss(make_trainer(trust_region_method="noclip"), batch)
     _, pspo = compute_loss(make_trainer(trust_region_method="pspo", smoothing_alpha=alpha), batch)
     np.testing.assert_allclose(pspo, (1 - alpha) * noclip, rtol=1e-14)
+
+
+def test_the_figure_is_drawn_from_the_trainers_loss(root, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(root / "benchmarks")
+    trust_regions = importlib.import_module("trust_regions")
+    monkeypatch.setattr(trust_regions, "RATIOS", [0.5, 1.0, 2.5])
+    spo = trust_regions.curves("spo")  # epsilon 0.5: f = r A - (r - 1)**2, w = r (1 - A (r - 1) / 0.5)
+    assert spo[1.0]["f"] == pytest.approx((0.25, 1.0, 0.25)) and spo[1.0]["w"] == pytest.approx((1.0, 1.0, -5.0))
+    assert spo[-1.0]["f"] == pytest.approx((-0.75, -1.0, -4.75)) and spo[-1.0]["w"] == pytest.approx((0.0, 1.0, 10.0))
+    trust_regions.draw(tmp_path / "figure.svg")
+    assert xml.etree.ElementTree.parse(tmp_path / "figure.svg").getroot().tag.endswith("svg")
 
 
 # The diagnostics
