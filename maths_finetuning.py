@@ -89,7 +89,9 @@ def parse_own_flags(argv):
     """The flags that are not TRL's -> (namespace, the rest of argv)."""
     parser = make_parser(__doc__, allow_abbrev=False)
     parser.add_argument("--model", required=True, help="demo, a name in the cache, or a model directory")
-    parser.add_argument("--trust_region_method", choices=methods(), required=True, help="the ratio's constraint, or sft")
+    parser.add_argument(
+        "--trust_region_method", choices=methods(), required=True, help="the ratio's constraint, or sft"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of data order, sampling and initialisation (default: 0)")
     parser.add_argument("--dataset", choices=["gsm8k", "demo"], help="default: demo for the demo model, else gsm8k")
     parser.add_argument("--config", help="recipe: a YAML mapping of flags to values")

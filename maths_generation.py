@@ -106,6 +106,17 @@ def draw_uniforms(seed, sample, count):
     return np.random.default_rng([seed, sample]).random(count, dtype=np.float32)
 
 
+class _Waiting(NamedTuple):
+    """A row to decode: its prefix is entry `entry` of `store`, see _read_prompts, `length` tokens long."""
+
+    store: torch.Tensor
+    entry: int
+    length: int
+    last_token: int  # the end of its prompt, what its first step reads
+    owner: tuple  # (request, place among its samples)
+    uniforms: np.ndarray
+
+
 class _WindowLayer(DynamicLayer):
     """Keys and values of one layer: written in place at one column of a shared buffer, read through a window."""
 
@@ -144,20 +155,21 @@ class _Batch:
         self.rows, self.longest, self.max_new_tokens = rows, longest, max_new_tokens
         self.now = self.low = longest
 
-    def place(self, rows, store, entries, lengths, last_tokens, owners, uniforms):
-        """Start `rows` at the current column.
+    def place(self, rows, waiting):
+        """Start `rows` at the current column with as many _Waiting of one store [2 x layers, prompts, heads, width, _].
 
-        entries[i] of store [2 x layers, prompts, heads, width, head size] is the prefix of row i, lengths[i] tokens
-        long and padded on the right. last_tokens[i], the end of its prompt, is what the next step reads.
+        Prefixes are padded on the right there, and end at the current column here.
         """
-        now, width, device = self.now, store.shape[3], store.device
+        store, device = waiting[0].store, waiting[0].store.device
+        now, width = self.now, store.shape[3]
+        _, entries, lengths, last_tokens, owners, uniforms = zip(*waiting, strict=True)
         index, length = torch.tensor(rows, device=device), torch.tensor(lengths, device=device)
         self.kv[:, index, :, now - width : now] = store[:, torch.tensor(entries, device=device)]
         visible = torch.arange(width, device=device)[None] < length[:, None]
         self.bias[index] = float("-inf")
         self.bias[index, now - width : now] = torch.where(visible, 0.0, float("-inf")).to(self.bias.dtype)
         self.tokens[index, now] = torch.tensor(last_tokens, device=device)
-        self.uniforms[index, now : now + self.max_new_tokens] = torch.from_numpy(uniforms).to(device)
+        self.uniforms[index, now : now + self.max_new_tokens] = torch.from_numpy(np.stack(uniforms)).to(device)
         self.position_zero[index] = now - length
         self.stop[index] = now + self.max_new_tokens
         for row, owner in zip(rows, owners, strict=True):
@@ -271,7 +283,7 @@ def _read_prompts(model, prompts, shared, pad_token_id):
 
 
 def _waiting_rows(model, requests, order, sampling):
-    """Yields, in order, (store, entry, prefix length, last prompt token, owner, uniforms) for every row to decode."""
+    """Yields a _Waiting for every row to decode, in order."""
     prompts = [r.ids for r in requests]
     begin = os.path.commonprefix([prompts[i][:-2] for i in order])  # the system prompt: read once for all
     pad = sampling.pad_token_id
@@ -284,7 +296,7 @@ def _waiting_rows(model, requests, order, sampling):
         for entry, i in enumerate(group):
             for place, sample in enumerate(requests[i].samples):
                 uniforms = draw_uniforms(requests[i].seed, sample, sampling.max_new_tokens)
-                yield store, entry, len(prompts[i]) - 1, prompts[i][-1], (i, place), uniforms
+                yield _Waiting(store, entry, len(prompts[i]) - 1, prompts[i][-1], (i, place), uniforms)
         at += len(group)
 
 
@@ -292,10 +304,9 @@ def _refill(batch, waiting):
     """Give the idle rows of the batch to waiting ones; returns how many were placed."""
     idle = [r for r in range(batch.rows) if batch.owner[r] is None]
     news = list(islice(waiting, len(idle)))
-    for _, piece in groupby(zip(idle, news, strict=False), key=lambda pair: id(pair[1][0])):
-        rows, entries = zip(*piece, strict=True)
-        store, entry, length, last, owner, uniforms = zip(*entries, strict=True)
-        batch.place(list(rows), store[0], list(entry), list(length), list(last), owner, np.stack(uniforms))
+    for _, piece in groupby(zip(idle, news, strict=False), key=lambda pair: id(pair[1].store)):
+        rows, waiting_rows = zip(*piece, strict=True)
+        batch.place(list(rows), waiting_rows)
     return len(news)
 
 
@@ -306,7 +317,7 @@ def _decode(model, requests, order, sampling, batch_size):
     waiting = chain([first], waiting)
     left = sum(len(requests[i].samples) for i in order)
     rows = idle = min(batch_size, left)
-    batch = _Batch(first[0], rows, max(1, len(requests[order[0]].ids) - 1), sampling.max_new_tokens)
+    batch = _Batch(first.store, rows, max(1, len(requests[order[0]].ids) - 1), sampling.max_new_tokens)
     del first  # holds the keys and values of the first prompts
     vocabulary = model.get_output_embeddings().weight.shape[0]
     is_end = torch.zeros(vocabulary, dtype=torch.bool, device=batch.kv.device)

@@ -663,8 +663,8 @@ def test_a_sampler_that_is_wrong_stores_nothing(model_dir, tmp_path, capsys, mon
 
     place = maths_generation._Batch.place
 
-    def shifted(batch, rows, *rest):
-        place(batch, rows, *rest)
+    def shifted(batch, rows, waiting):
+        place(batch, rows, waiting)
         batch.position_zero[rows] += 1
 
     monkeypatch.setattr(maths_generation._Batch, "place", shifted)

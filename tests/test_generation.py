@@ -327,8 +327,8 @@ def test_a_sampler_that_is_wrong_stops_the_run(monkeypatch):
     assert check_sampler(model, requests, completions, 1.0) < 1e-5
     place = maths_generation._Batch.place
 
-    def shifted(batch, rows, *rest):
-        place(batch, rows, *rest)
+    def shifted(batch, rows, waiting):
+        place(batch, rows, waiting)
         batch.position_zero[rows] += 1
 
     monkeypatch.setattr(maths_generation._Batch, "place", shifted)
