@@ -95,33 +95,32 @@ def read_json_lines(path):
     rows = []
     try:
         with open(path, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                rows.append(json.loads(line))
-                if not isinstance(rows[-1], dict):
-                    raise BadInput(f"{path}, line {number}: not a JSON object")
+            for line in lines:
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise TypeError
+                rows.append(row)
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise BadInput(f"{path} is not UTF-8 text") from None
-    except (json.JSONDecodeError, RecursionError):
-        raise BadInput(f"{path}, line {number}: not a JSON object") from None
+    except (ValueError, TypeError, RecursionError):  # a number of 5000 digits is a plain ValueError
+        raise BadInput(f"{path}, line {len(rows) + 1}: not a JSON object") from None
     return rows
 
 
 def hold_lock(path, busy):
-    """Make a directory and lock it for this process; returns the lock, a context manager, held until released.
+    """Make a directory and lock it; returns a context manager that keeps the lock until it ends or the process does.
 
     Raises BadInput `busy` where another process holds it, or if the directory cannot be written.
     """
-    lock = FileLock(path / LOCK, timeout=0)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        return FileLock(path / LOCK, timeout=0).acquire()  # the lock itself, entered once more, would stay held
     except Timeout:
         raise BadInput(busy) from None
     except OSError as error:
         raise BadInput(f"cannot write to {path}: {error.strerror}; choose another place") from None
-    return lock
 
 
 def free_bytes(path):

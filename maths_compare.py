@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from maths_common import BadInput, make_parser, read_json_lines, run_script
-from maths_datasets import EVAL_SPLIT
 from maths_statistics import bootstrap_interval, wilson_interval
 
 
@@ -29,9 +28,9 @@ def find_evaluations(path):
 
 
 def read_accuracy(path, names):
-    """{(data set, temperature): {problem id: accuracy over its samples}} of an evaluation directory."""
+    """{(data set, temperature): {problem id: accuracy over its samples}} of an evaluation; names: [] for all."""
     accuracy = {}
-    for name in names:
+    for name in names or sorted(file.stem for file in path.glob("*.jsonl")):
         if not (path / f"{name}.jsonl").is_file():
             continue
         verdicts = defaultdict(list)
@@ -77,9 +76,7 @@ def percent(figures, sign=""):
 def main():
     parser = make_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="run or evaluation directories, the reference first")
-    parser.add_argument(
-        "--datasets", nargs="+", choices=list(EVAL_SPLIT), default=list(EVAL_SPLIT), help="default: all"
-    )
+    parser.add_argument("--datasets", nargs="+", default=[], help="names, as in the evaluations' files (default: all)")
     args = parser.parse_args()
     if len(args.runs) < 2:
         raise BadInput("give at least two run directories: the reference, then what to compare with it")

@@ -1,19 +1,26 @@
-"""The four maths data sets and the demo's, as every other script sees them: one prompt, one schema, one split.
+"""The data sets, one row of one table each, as every other script sees them: one prompt, one schema, one split.
 
 Serves the experiment of Probability Smoothing Policy Optimisation (arXiv 2509.21282). Nothing here touches the network:
-data sets and models are read from the cache that save_model_locally.py makes. Training uses 7000 of GSM8K's training
-rows and validates on the other 473; each of the 7473 rows is used (the published scripts lost one).
+rows come from the cache that save_model_locally.py makes, from the demo, or from a file of your own. Any set with
+training rows can be trained on. Of GSM8K's, 7000 are trained on and the other 473 validate, each of the 7473 is used
+(the published scripts lost one); of other sets and files a tenth validates, at most 500 rows.
+
+Wherever a data set is named, FILE.jsonl will do: GSM8K's schema (`question`, `answer` that ends in `#### number`), one
+row a line, with `category` and `difficulty` if you like; its results are named after the file.
 
 Look at what a script will see (the first rows of a data set, as JSON lines):
 
     python maths_datasets.py demo --split test
     python maths_datasets.py gsm8k --split train --rows 3 --cache_dir cached_files
+    python maths_datasets.py my_problems.jsonl
 """
 
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from maths_common import (
     DEFAULT_CACHE_DIR,
@@ -28,14 +35,15 @@ from maths_common import (
     run_script,
 )
 
-EVAL_SPLIT = {"gsm8k": "test", "MATH-500": "test", "asdiv": "validation", "SVAMP": "test", "demo": "test"}
-NUMBER_KINDS = ("integer", "decimal", "fraction")  # what a gold answer is in the sets whose answers are one number
-NUMBER_SETS = ("gsm8k", "SVAMP", "demo")
 COLUMNS = ["id", "question", "solution", "gold", "kind", "category", "difficulty"]
-TRAIN_ROWS = 7000  # of GSM8K's 7473 training rows; the paper validates on the other 473
+NUMBER_KINDS = ("integer", "decimal", "fraction")  # kinds of a gold answer that is one number
+HELD_OUT_ROWS, HELD_OUT_SHARE = 500, 0.1  # to validate on, whichever is fewer: 500 rows of MATH, 70 of SVAMP
 
 SYSTEM_PROMPT = "Solve the problem step by step. End with #### and the final answer."
 CALCULATOR_NOTE = re.compile(r"<<[^<>]*>>")  # `<<48/2=24>>`: github.com/openai/grade-school-math, README
+
+
+# ---- how a row maps: text(column, default) is the row's value as text, and raises ValueError where there is none
 
 
 def _gsm8k(text):
@@ -43,16 +51,16 @@ def _gsm8k(text):
     if not marker:
         raise ValueError("no #### line in its answer")
     solution = CALCULATOR_NOTE.sub("", reasoning) + marker + gold
-    return {"question": text("question"), "solution": solution, "gold": gold.strip()}
+    more = {column: text(column, "") for column in ("category", "difficulty")}
+    return {"question": text("question"), "solution": solution, "gold": gold.strip(), **more}
 
 
-def _math500(text):
+def _math(text):
     return {
         "id": text("unique_id"),
         "question": text("problem"),
         "solution": text("solution"),
         "gold": text("answer"),
-        "kind": "latex",
         "category": text("subject"),
         "difficulty": text("level"),
     }
@@ -69,35 +77,133 @@ def _svamp(text):
     return {"id": text("ID"), "question": question, "gold": text("Answer"), "category": text("Type")}
 
 
-def _demo(text):
-    return {**_gsm8k(text), "difficulty": text("difficulty", "")}
+# ---- the table
 
 
-FIELDS = {"gsm8k": _gsm8k, "MATH-500": _math500, "asdiv": _asdiv, "SVAMP": _svamp, "demo": _demo}
+class DataSet(NamedTuple):
+    """All that the scripts know of one data set; `train` is trained on, a `validation` beside it validates."""
+
+    fields: Callable  # how a row maps
+    gold: str  # kind of its gold answers: "number", "latex", or "any", which each text tells
+    splits: dict  # {split: rows at that revision}
+    eval_split: str
+    hub_id: str | None = None  # None: not on the Hub
+    revision: str | None = None  # a commit; None: the newest, which the manifest then names
+    folder: str = ""  # the repository's, where it holds several configurations
+    columns: str = ""  # the Hub's
+    default: bool = False  # fetched and evaluated where no data set is named
+    held_out: int | None = None  # training rows that validate; None: see HELD_OUT_ROWS
+
+
+DATASETS = {
+    "gsm8k": DataSet(
+        fields=_gsm8k,
+        gold="number",
+        splits={"train": 7473, "test": 1319},
+        eval_split="test",
+        hub_id="openai/gsm8k",
+        revision="740312add88f781978c0658806c59bc2815b9866",
+        folder="main",
+        columns="question answer",
+        default=True,
+        held_out=473,  # the paper's
+    ),
+    "MATH-500": DataSet(
+        fields=_math,
+        gold="latex",
+        splits={"test": 500},
+        eval_split="test",
+        hub_id="HuggingFaceH4/MATH-500",
+        revision="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
+        columns="problem solution answer subject level unique_id",
+        default=True,
+    ),
+    "asdiv": DataSet(
+        fields=_asdiv,
+        gold="any",
+        splits={"validation": 2305},
+        eval_split="validation",
+        hub_id="EleutherAI/asdiv",
+        revision="8f95807222d87b4c688c3c22a6ba2801e1fa03e2",
+        folder="asdiv",
+        columns="body question solution_type answer formula",
+        default=True,
+    ),
+    "SVAMP": DataSet(
+        fields=_svamp,
+        gold="number",
+        splits={"train": 700, "test": 300},
+        eval_split="test",
+        hub_id="ChilleD/SVAMP",
+        revision="5e0bf1e5e7c0e9c4bc39180d224f41f3f801b7ef",
+        columns="ID Body Question Equation Answer Type question_concat",
+        default=True,
+    ),
+    "MATH": DataSet(  # PRM800K's split: none of MATH-500 is in its training rows
+        fields=_math,
+        gold="latex",
+        splits={"train": 12000, "test": 500},
+        eval_split="test",
+        hub_id="nlile/hendrycks-MATH-benchmark",
+        revision=None,  # to be pinned: the commit was not at hand when this was written
+        columns="problem solution answer subject level unique_id",
+    ),
+    "demo": DataSet(
+        fields=_gsm8k, gold="number", splits={"train": 3000, "validation": 128, "test": 500}, eval_split="test"
+    ),
+}
+FILE = DataSet(fields=_gsm8k, gold="number", splits={"train": None, "test": None}, eval_split="test")
+DEFAULT_DATASETS = [name for name, data in DATASETS.items() if data.default]
+
+
+def find_dataset(name):
+    """(name in results, DataSet) of a name in DATASETS or of a FILE.jsonl, whose every split is all its rows.
+
+    Raises BadInput for an unknown name, and for a file that results could not tell from a known data set.
+    """
+    path = Path(name)
+    if name in DATASETS:
+        return name, DATASETS[name]
+    if path.suffix != ".jsonl":
+        raise BadInput(f"unknown data set {name}: choose from {', '.join(DATASETS)}, or FILE.jsonl")
+    if path.stem.lower() in map(str.lower, DATASETS):
+        raise BadInput(f"{name}: its results would be taken for those of the data set {path.stem}; rename the file")
+    if not re.fullmatch(r"\w[\w.-]*", path.stem):
+        raise BadInput(f"{name}: results are named after the file; rename it to letters, digits and . _ - alone")
+    return path.stem, FILE
+
+
+# ---- rows
 
 
 def map_row(name, split, index, row):
     """One row of a data set's own schema -> dict of COLUMNS, all strings; `gold` and `kind` as parse_gold has them.
 
-    Raises BadInput naming data set and row if a field is missing or the gold answer cannot be parsed.
+    Raises BadInput naming data set and row, or file and line, if a field is missing or its gold answer is not of the
+    data set's kind.
     """
     from maths_rewards import parse_gold  # maths_rewards imports this file for BadInput
+
+    known, data = find_dataset(name)
+    place, row_id = f"{name} {split}, row {index}", f"{known}-{split}-{index}"
+    if data is FILE:
+        place, row_id = f"{name}, line {index + 1}", f"{known}-{index}"
 
     def text(column, default=None):
         value = row.get(column, default)
         if not isinstance(value, (str, int)):
             raise ValueError(f"no text in column {column!r} (columns: {', '.join(row)})")
+        str(value).encode()  # a lone surrogate, which JSON can spell, raises a ValueError
         return str(value)
 
     try:
-        fields = FIELDS[name](text)
-        gold = parse_gold(fields["gold"], fields.get("kind"))
-        if name in NUMBER_SETS and gold.kind not in NUMBER_KINDS:
+        fields = data.fields(text)
+        gold = parse_gold(fields["gold"], "latex" if data.gold == "latex" else None)
+        if data.gold == "number" and gold.kind not in NUMBER_KINDS:
             raise ValueError(f"its gold answer {gold.text!r} is not a number")
     except ValueError as error:
-        raise BadInput(f"{name} {split}, row {index}: {error}") from None
-    defaults = {**dict.fromkeys(COLUMNS, ""), "id": f"{name}-{split}-{index}"}
-    return {**defaults, **fields, "gold": gold.text, "kind": gold.kind}
+        raise BadInput(f"{place}: {error}") from None
+    return {**dict.fromkeys(COLUMNS, ""), "id": row_id, **fields, "gold": gold.text, "kind": gold.kind}
 
 
 def load_maths_dataset(name, split, cache_dir):
@@ -106,9 +212,12 @@ def load_maths_dataset(name, split, cache_dir):
     Raises BadInput for an unknown name or split, an item that is not cached (with the command that fetches it), changed
     columns, or a gold answer that cannot be parsed.
     """
-    if name not in FIELDS:
-        raise BadInput(f"unknown data set {name}: choose from {', '.join(FIELDS)}")
-    rows = read_demo_rows(split) if name == "demo" else read_cached_rows(name, split, cache_dir)
+    if find_dataset(name)[1] is FILE:
+        rows = read_json_lines(Path(name))
+    elif DATASETS[name].hub_id is None:
+        rows = read_json_lines(DEMO_DIR / "data" / f"{split}.jsonl")
+    else:
+        rows = read_cached_rows(name, split, cache_dir)
     mapped = [map_row(name, split, index, row) for index, row in enumerate(rows)]
     if not mapped:
         raise BadInput(f"{name} {split} has no rows")
@@ -138,36 +247,55 @@ def read_cached_rows(name, split, cache_dir):
     return saved.to_list()
 
 
-def read_demo_rows(split):
-    """Rows of the demo's own data, read without any Hugging Face library; raises BadInput naming file and line."""
-    return read_json_lines(DEMO_DIR / "data" / f"{split}.jsonl")
-
-
 def build_prompt(question):
     """The conversation a model is given: system prompt, then the question; list of {"role", "content"} messages."""
     return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": question}]
 
 
-def split_train_validation(dataset, seed):
-    """Shuffle GSM8K's training rows by seed -> (7000 rows to train on, the rest to validate on); no row is dropped.
+# ---- training
 
-    Raises BadInput if there are not more than 7000 rows. The demo has a validation file of its own and needs no split.
+
+def load_training_split(name, seed, cache_dir, need_solution=False):
+    """(rows to train on, rows to validate on) of a data set: its own validation split, else a cut that `seed` decides.
+
+    Raises BadInput as load_maths_dataset does, for a set without training rows, and, with `need_solution` (SFT learns
+    from worked solutions), for one without them.
     """
-    if len(dataset) <= TRAIN_ROWS:
-        raise BadInput(f"{len(dataset)} rows cannot be split: {TRAIN_ROWS} are to train on, the rest to validate on")
+    data = find_dataset(name)[1]
+    if "train" not in data.splits:
+        trainable = ", ".join(known for known in DATASETS if "train" in DATASETS[known].splits)
+        raise BadInput(f"{name} has no rows to train on: choose from {trainable}, or FILE.jsonl")
+    rows = load_maths_dataset(name, "train", cache_dir)
+    if need_solution and "" in rows["solution"]:
+        raise BadInput(f"{name} has no worked solutions, which SFT learns from: choose another data set or method")
+    if "validation" in data.splits:
+        return rows, load_maths_dataset(name, "validation", cache_dir)
+    return split_train_validation(rows, seed, data.held_out)
+
+
+def split_train_validation(dataset, seed, held_out=None):
+    """Shuffle rows by seed -> (all but `held_out` to train on, the others to validate on); no row is dropped.
+
+    held_out: rows, for None a tenth of them but at most 500 (see HELD_OUT_ROWS). Raises BadInput if either part would
+    be empty.
+    """
+    count = len(dataset)
+    held_out = held_out or min(HELD_OUT_ROWS, max(1, int(count * HELD_OUT_SHARE)))
+    if count <= held_out:
+        raise BadInput(f"{count} rows cannot be split: {held_out} are to validate on, the others to train on")
     shuffled = dataset.shuffle(seed=seed)
-    return shuffled.select(range(TRAIN_ROWS)), shuffled.select(range(TRAIN_ROWS, len(dataset)))
+    return shuffled.select(range(count - held_out)), shuffled.select(range(count - held_out, count))
 
 
 def main():
     parser = make_parser(__doc__)
-    parser.add_argument("dataset", choices=list(FIELDS))
+    parser.add_argument("dataset", help=f"{', '.join(DATASETS)} or FILE.jsonl")
     parser.add_argument("--split", help="default: the split that is evaluated")
     parser.add_argument("--rows", type=int, default=5, help="how many rows to print (default: %(default)s)")
     parser.add_argument("--cache_dir", help=f"default: $GRPSPO_CACHE, else ./{DEFAULT_CACHE_DIR}")
     args = parser.parse_args()
     go_offline()
-    split = args.split or EVAL_SPLIT[args.dataset]
+    split = args.split or find_dataset(args.dataset)[1].eval_split
     dataset = load_maths_dataset(args.dataset, split, get_cache_dir(args.cache_dir))
     for row in dataset.select(range(min(args.rows, len(dataset)))):
         print(json.dumps(row, ensure_ascii=False))

@@ -39,7 +39,7 @@ from maths_common import (
     run_script,
     write_json,
 )
-from maths_datasets import EVAL_SPLIT, build_prompt, load_maths_dataset
+from maths_datasets import DATASETS, DEFAULT_DATASETS, build_prompt, find_dataset, load_maths_dataset
 from maths_models import (
     choose_precision,
     describe_device,
@@ -64,7 +64,6 @@ from maths_rows import (
 from maths_runs import describe_changes, find_changes, read_record, what_decides
 from maths_statistics import Sample, print_table, summarise_dataset
 
-PAPER_DATASETS = ["gsm8k", "MATH-500", "asdiv", "SVAMP"]
 TEMPERATURES = [0.0, 0.2, 0.4, 0.6, 0.8]  # arXiv 2509.21282, evaluation at five temperatures
 MAX_BATCH_SIZE = {"cpu": 256, "cuda": 1024}  # rows; on two CPU cores 512 is slower than 256: the cache no longer fits
 CHUNK_BATCHES = 8  # prompts are answered in chunks of 8 full batches: what a resume repeats at most
@@ -194,8 +193,11 @@ def merge_settings(out, here, there, accept):
 def load_problems(args):
     """{data set: {id: row}}. Raises BadInput for a data set that is missing, or ids that are not unique."""
     problems = {}
-    for name in args.datasets:
-        rows = load_maths_dataset(name, EVAL_SPLIT[name], get_cache_dir(args.cache_dir)).to_list()
+    for asked in args.datasets:
+        name, data = find_dataset(asked)
+        if name in problems:
+            raise BadInput(f"--datasets: {asked} is not the only one whose results are named {name}; rename the file")
+        rows = load_maths_dataset(asked, data.eval_split, get_cache_dir(args.cache_dir)).to_list()
         problems[name] = {row["id"]: row for row in rows}
         if len(problems[name]) < len(rows):
             raise BadInput(f"{name}: two problems have the same id; fetch the data set again")
@@ -480,7 +482,9 @@ def parse_args(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("--model_path", required=True, help="run directory, checkpoint, adapter, cached model, demo")
     parser.add_argument("--samples_per_prompt", type=int, default=1, help="at temperatures above 0 (default: 1)")
-    parser.add_argument("--datasets", nargs="+", choices=list(EVAL_SPLIT), help="default: the paper's, or demo")
+    parser.add_argument(
+        "--datasets", nargs="+", help=f"{', '.join(DATASETS)} or FILE.jsonl (default: the paper's, or demo)"
+    )
     parser.add_argument("--temperatures", nargs="+", type=float, default=TEMPERATURES, help="default: 0 to 0.8")
     parser.add_argument("--top_p", type=float, default=1.0, help="default: 1")
     parser.add_argument("--max_new_tokens", type=int, default=128, help="default: 128")
@@ -520,7 +524,7 @@ def main():
     args = parse_args()
     go_offline()
     dirs = find_model_dirs(args.model_path, get_cache_dir(args.cache_dir))
-    args.datasets = list(dict.fromkeys(args.datasets or (["demo"] if trained_on_demo(dirs[0]) else PAPER_DATASETS)))
+    args.datasets = list(dict.fromkeys(args.datasets or (["demo"] if trained_on_demo(dirs[0]) else DEFAULT_DATASETS)))
     out = choose_output_dir(args, dirs[0])
     problems = load_problems(args)
     check_grader({row["kind"] for rows in problems.values() for row in rows.values()})

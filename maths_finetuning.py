@@ -37,7 +37,7 @@ from maths_common import (
     size_text,
     write_json,
 )
-from maths_datasets import build_prompt, load_maths_dataset, split_train_validation
+from maths_datasets import build_prompt, find_dataset, load_training_split
 from maths_hyperparameters import print_config, read_recipe, resolve
 from maths_models import (
     check_weights,
@@ -93,7 +93,7 @@ def parse_own_flags(argv):
         "--trust_region_method", choices=methods(), required=True, help="the ratio's constraint, or sft"
     )
     parser.add_argument("--seed", type=int, default=0, help="of data order, sampling and initialisation (default: 0)")
-    parser.add_argument("--dataset", choices=["gsm8k", "demo"], help="default: demo for the demo model, else gsm8k")
+    parser.add_argument("--dataset", help="or FILE.jsonl (default: demo for the demo model, else gsm8k)")
     parser.add_argument("--config", help="recipe: a YAML mapping of flags to values")
     parser.add_argument("--cache_dir", help="default: $GRPSPO_CACHE, else ./cached_files")
     parser.add_argument("--output_root", default="runs", help="runs go to <root>/<model>/<method>/seed<N>")
@@ -176,11 +176,7 @@ def check_room(path, model_path, checkpoints):
 
 def load_training_data(name, method, seed, cache_dir):
     """(train, validation) as TRL wants them: `prompt`, and `gold` and `kind` for the reward or `completion` for SFT."""
-    rows = load_maths_dataset(name, "train", cache_dir)
-    if name == "demo":
-        train, validation = rows, load_maths_dataset("demo", "validation", cache_dir)
-    else:
-        train, validation = split_train_validation(rows, seed)
+    train, validation = load_training_split(name, seed, cache_dir, need_solution=method == "sft")
 
     def for_grpo(row):
         return {"prompt": build_prompt(row["question"]), "gold": row["gold"], "kind": row["kind"]}
@@ -324,8 +320,8 @@ def train(trainer, run, checkpoint):
 def identify(args, values, processes):
     """The configuration of a run: every value that was chosen, the data, the method, the process count."""
     chosen = {k: v for k, (v, origin) in values.items() if origin != "default" and k not in NOT_PART_OF_THE_RUN}
-    own = {"model": args.model, "method": args.trust_region_method, "dataset": args.dataset, "processes": processes}
-    own |= {"merge_adapter": args.merge_adapter, "sampler": getattr(args, "sampler", None)}
+    own = {"model": args.model, "method": args.trust_region_method, "processes": processes}
+    own |= {"dataset": find_dataset(args.dataset)[0], "merge_adapter": args.merge_adapter, "sampler": args.sampler}
     return json.loads(json.dumps({**chosen, **own}, default=str))
 
 
@@ -352,7 +348,8 @@ def main():
     go_offline()
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func is experimental; TRL is pinned
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # TRL's own use of old names
-    args.dataset = args.dataset or ("demo" if Path(args.model).name == "demo" else "gsm8k")
+    args.dataset = str(args.dataset or ("demo" if Path(args.model).name == "demo" else "gsm8k"))
+    find_dataset(args.dataset)
     check_trl(args.trust_region_method)
     if args.print_config:
         print_config(resolve(args, rest)[2])

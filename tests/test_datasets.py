@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import maths_common
 import maths_datasets as m
-from maths_common import BadInput
+import maths_models
+from maths_common import ROOT, BadInput, read_json_lines
 from maths_datasets import load_maths_dataset
 from maths_models import find_model
 
@@ -60,12 +62,14 @@ def save(tmp_path):
 def real(shared, tmp_path_factory):
     """A cache of the real data sets, and their rows: (cache, {(name, split): rows})."""
     cache = tmp_path_factory.mktemp("real")
-    script = m.ROOT / "save_model_locally.py"
+    script = ROOT / "save_model_locally.py"
     command = [sys.executable, script, "--from_files", shared / "data", "--cache_dir", cache]
     subprocess.run(command, check=True, capture_output=True)
-    files = {(name, split): f"{name.lower()}.{split}" for name, split in m.EVAL_SPLIT.items() if name != "demo"}
-    files |= {("gsm8k", "train"): "gsm8k.train", ("MATH-500", "test"): "math500.test"}
-    return cache, {key: m.read_json_lines(shared / "data" / f"{stem}.jsonl") for key, stem in files.items()}
+    files = {
+        (name, split): f"{name.lower()}.{split}" for name in m.DEFAULT_DATASETS for split in m.DATASETS[name].splits
+    }
+    files[("MATH-500", "test")] = "math500.test"
+    return cache, {key: read_json_lines(shared / "data" / f"{stem}.jsonl") for key, stem in files.items()}
 
 
 # ---- what a row becomes
@@ -172,10 +176,14 @@ def made_up(count):
     return Dataset.from_dict({"id": [str(n) for n in range(count)]})
 
 
-def test_split_uses_every_row_once():
-    train, validation = m.split_train_validation(made_up(7473), seed=3)
-    assert (len(train), len(validation)) == (7000, 473)
-    assert sorted(map(int, [*train["id"], *validation["id"]])) == list(range(7473))
+@pytest.mark.parametrize(
+    ("rows", "held_out", "expected"),
+    [(7473, 473, 473), (12000, None, 500), (5001, None, 500), (700, None, 70), (19, None, 1), (2, None, 1)],
+)
+def test_split_uses_every_row_once(rows, held_out, expected):
+    train, validation = m.split_train_validation(made_up(rows), 3, held_out)
+    assert (len(train), len(validation)) == (rows - expected, expected)
+    assert sorted(map(int, [*train["id"], *validation["id"]])) == list(range(rows))
 
 
 def test_split_follows_the_seed_alone():
@@ -184,9 +192,140 @@ def test_split_follows_the_seed_alone():
     assert first != sorted(first, key=int)
 
 
-def test_split_refuses_a_cut_training_set():
-    with pytest.raises(BadInput, match="7000"):
-        m.split_train_validation(made_up(7000), seed=0)
+@pytest.mark.parametrize(("rows", "held_out"), [(473, 473), (1, None)])
+def test_split_leaves_no_part_empty(rows, held_out):
+    with pytest.raises(BadInput, match=f"{rows} rows cannot be split"):
+        m.split_train_validation(made_up(rows), 0, held_out)
+
+
+def test_every_set_with_training_rows_can_be_trained_on(real):
+    cache, source = real
+    for name, held_out in (("gsm8k", 473), ("SVAMP", 70)):
+        train, validation = m.load_training_split(name, 0, cache)
+        assert len(validation) == held_out and train.column_names == m.COLUMNS
+        whole = load_maths_dataset(name, "train", cache)["id"]
+        assert sorted([*train["id"], *validation["id"]]) == sorted(whole) and len(whole) == len(source[name, "train"])
+    train, validation = m.load_training_split("gsm8k", 0, cache, need_solution=True)
+    assert train["id"][:] != sorted(train["id"]) and all(train["solution"])
+
+
+def test_maths_training_rows_are_latex_with_a_level_and_a_solution(save):
+    rows = [{**MATHS, "unique_id": f"train/algebra/{n}.json", "level": n % 5 + 1} for n in range(20)]
+    train, validation = m.load_training_split("MATH", 0, save("MATH", "train", rows), need_solution=True)
+    assert (len(train), len(validation)) == (18, 2)
+    assert {row["id"]: row["difficulty"] for row in [*train, *validation]} == {
+        row["unique_id"]: str(row["level"]) for row in rows
+    }
+    assert set(train["kind"]) == {"latex"} and set(train["solution"]) == {MATHS["solution"]}
+
+
+def test_the_demo_validates_on_its_own_file():
+    train, validation = m.load_training_split("demo", 0, "")
+    assert train["question"][:] == load_maths_dataset("demo", "train", "")["question"][:]
+    assert validation["question"][:] == load_maths_dataset("demo", "validation", "")["question"][:]
+
+
+def test_the_table_states_the_rows_of_the_demo():
+    counts = {path.stem: len(path.read_text().splitlines()) for path in (ROOT / "demo" / "data").glob("*.jsonl")}
+    assert counts == m.DATASETS["demo"].splits
+
+
+def test_what_cannot_be_trained_on_is_told_what_can(save):
+    for name in ("asdiv", "MATH-500"):
+        with pytest.raises(BadInput, match=f"{name} has no rows to train on: choose from gsm8k, SVAMP, MATH, demo"):
+            m.load_training_split(name, 0, "")
+    cache = save("SVAMP", "train", [SVAMP] * 20)
+    assert len(m.load_training_split("SVAMP", 0, cache)[0]) == 18
+    with pytest.raises(BadInput, match="SVAMP has no worked solutions"):
+        m.load_training_split("SVAMP", 0, cache, need_solution=True)
+
+
+# ---- a file of one's own
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Write FILE.jsonl: own(rows, name) -> its path as it is typed."""
+
+    def write(rows, name="mine.jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(tmp_path / name)
+
+    return write
+
+
+def test_a_file_is_evaluated_whole_and_split_to_train_on(own):
+    rows = [{"question": f"{n} and 1?", "answer": f"{n}+1\n#### {n + 1}", "id": "x", "more": [n]} for n in range(30)]
+    path = own([*rows, {**rows[0], "category": "sum", "difficulty": 3}])
+    name, data = m.find_dataset(path)
+    assert name == "mine"
+    evaluated = load_maths_dataset(path, data.eval_split, "")
+    assert evaluated["gold"][:] == [*(str(n + 1) for n in range(30)), "1"]
+    assert evaluated["id"][:] == [f"mine-{n}" for n in range(31)]
+    assert evaluated[30]["category"] == "sum" and evaluated[30]["difficulty"] == "3"
+    train, validation = m.load_training_split(path, 0, "", need_solution=True)
+    assert (len(train), len(validation)) == (28, 3)
+    assert sorted([*train["id"], *validation["id"]]) == sorted(evaluated["id"])
+    assert m.load_training_split(path, 1, "")[0]["id"][:] != train["id"][:]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"question": "?", "answer": "5"}, "no #### line"),
+        ({"question": "?", "answer": "#### x"}, "line 2"),
+        ({"question": "?", "answer": "#### (1, 2)"}, "line 2"),
+        ({"question": "?"}, "no text in column 'answer'"),
+        ({"question": None, "answer": "#### 5"}, "no text in column 'question'"),
+        ({"question": "\ud800", "answer": "#### 5"}, "surrogate"),
+        ({"question": "?", "answer": "#### 5", "category": []}, "'category'"),
+    ],
+)
+def test_bad_row_of_a_file_is_named_by_its_line(own, row, words):
+    path = own([GSM8K, row, GSM8K])
+    for load in (lambda: load_maths_dataset(path, "test", ""), lambda: m.load_training_split(path, 0, "")):
+        with pytest.raises(BadInput, match="mine.jsonl, line 2: ") as error:
+            load()
+        assert words in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["gsm8k.jsonl", "svamp.jsonl", "MATH-500.jsonl", "demo.jsonl"])
+def test_a_file_named_like_a_data_set_is_refused(own, name):
+    with pytest.raises(BadInput, match="rename the file"):
+        load_maths_dataset(own([GSM8K], name), "test", "")
+
+
+@pytest.mark.parametrize("name", ["my file.jsonl", ".x.jsonl", "-x.jsonl", "..jsonl", "mine.json", "x\n.jsonl"])
+def test_a_file_whose_name_results_cannot_take_is_refused(own, name):
+    with pytest.raises(BadInput, match="rename it|unknown data set"):
+        load_maths_dataset(own([GSM8K], name), "test", "")
+
+
+def test_empty_and_missing_files(own, tmp_path):
+    with pytest.raises(BadInput, match="has no rows"):
+        load_maths_dataset(own([]), "test", "")
+    with pytest.raises(BadInput, match="cannot read .*none.jsonl: No such file"):
+        load_maths_dataset(str(tmp_path / "none.jsonl"), "test", "")
+
+
+SCALARS = st.none() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20)
+VALUES = st.recursive(SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=5), v, max_size=3))
+
+
+@given(question=VALUES, reasoning=st.text(), number=st.integers(), more=st.dictionaries(st.text(), VALUES, max_size=3))
+def test_a_row_is_read_as_it_stands_or_refused_with_its_line(question, reasoning, number, more):
+    row = {**more, "question": question, "answer": f"{reasoning}\n#### {number}"}
+    optional = [row[column] for column in ("category", "difficulty") if column in row]
+    readable = all(isinstance(value, (str, int)) for value in (question, *optional))
+    if not readable:
+        with pytest.raises(BadInput, match="a.jsonl, line 8: no text in column"):
+            m.map_row("a.jsonl", "test", 7, row)
+        return
+    mapped = m.map_row("a.jsonl", "test", 7, row)
+    assert list(mapped) == m.COLUMNS and all(isinstance(value, str) for value in mapped.values())
+    assert (mapped["question"], mapped["id"], int(mapped["gold"])) == (str(question), "a-7", number)
+    if "<<" not in reasoning:
+        assert mapped["solution"] == row["answer"]
 
 
 def test_prompt():
@@ -199,7 +338,7 @@ def test_prompt():
 
 
 def test_unknown_name_lists_the_known_ones(tmp_path):
-    with pytest.raises(BadInput, match="gsm8k, MATH-500, asdiv, SVAMP, demo"):
+    with pytest.raises(BadInput, match="gsm8k, MATH-500, asdiv, SVAMP, MATH, demo, or FILE.jsonl"):
         load_maths_dataset("gsm9k", "test", tmp_path)
 
 
@@ -251,22 +390,39 @@ def test_directory_that_is_no_data_set(tmp_path):
         load_maths_dataset("gsm8k", "test", tmp_path)
 
 
-@given(st.binary(max_size=200))
-def test_json_lines_of_any_bytes_are_rows_or_bad_input(tmp_path_factory, data):
-    path = tmp_path_factory.mktemp("lines") / "file.jsonl"
-    path.write_bytes(data)
+ROWS = st.dictionaries(st.text(max_size=5), VALUES, max_size=3)
+
+
+@given(st.lists(ROWS, max_size=4), st.lists(VALUES | ROWS, max_size=2), st.booleans())
+def test_json_lines_are_the_rows_or_the_first_that_is_none_is_named(tmp_path_factory, rows, more, ascii_only):
+    path, values = tmp_path_factory.getbasetemp() / "file.jsonl", [*rows, *more]
+    path.write_text("".join(json.dumps(value, ensure_ascii=ascii_only) + "\n" for value in values), "utf-8")
+    bad = next((number for number, value in enumerate(values, 1) if type(value) is not dict), None)
+    if bad is None:
+        assert read_json_lines(path) == values
+    else:
+        with pytest.raises(BadInput, match=rf"file.jsonl, line {bad}: not a JSON object"):
+            read_json_lines(path)
+
+
+@given(st.lists(ROWS, min_size=1, max_size=4), st.integers(0), st.binary(max_size=3))
+def test_json_lines_with_wrong_bytes_are_rows_or_bad_input(tmp_path_factory, rows, where, wrong):
+    path = tmp_path_factory.getbasetemp() / "file.jsonl"
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    where %= len(data)
+    path.write_bytes(data[:where] + wrong + data[where + 1 :])
     try:
-        assert all(isinstance(row, dict) for row in m.read_json_lines(path))
+        assert all(type(row) is dict for row in read_json_lines(path))
     except BadInput as error:
         assert str(path) in str(error)
 
 
-@pytest.mark.parametrize("line", ["[1]", "1", "{", "[" * 100_000, '{"a": ' * 100_000])
+@pytest.mark.parametrize("line", ["[1]", "1", "", "{", "[" * 100_000, '{"a": ' * 100_000, '{"a": 1' + "0" * 5000 + "}"])
 def test_bad_json_line_is_named(tmp_path, line):
     path = tmp_path / "file.jsonl"
     path.write_text('{"question": "?"}\n' + line + "\n")
     with pytest.raises(BadInput, match="file.jsonl, line 2"):
-        m.read_json_lines(path)
+        read_json_lines(path)
 
 
 # ---- models
@@ -291,7 +447,7 @@ def test_find_model(tmp_path, monkeypatch):
         (str(adapter), adapter),
     ):
         assert find_model(name, tmp_path / "cache") == path
-    monkeypatch.setattr(m, "DEMO_DIR", tmp_path / "demo")
+    monkeypatch.setattr(maths_models, "DEMO_DIR", tmp_path / "demo")
     with pytest.raises(BadInput, match="demo/model is missing"):
         find_model("demo", tmp_path / "cache")
     demo = make_model(tmp_path / "demo" / "model")
@@ -330,10 +486,10 @@ def test_cut_model_is_not_loaded(tmp_path):
 
 def test_cache_dir_of_argument_environment_or_default(monkeypatch):
     monkeypatch.setenv("GRPSPO_CACHE", "/from/environment")
-    assert str(m.get_cache_dir("/from/argument")) == "/from/argument"
-    assert str(m.get_cache_dir()) == "/from/environment"
+    assert str(maths_common.get_cache_dir("/from/argument")) == "/from/argument"
+    assert str(maths_common.get_cache_dir()) == "/from/environment"
     monkeypatch.delenv("GRPSPO_CACHE")
-    assert str(m.get_cache_dir()) == "cached_files"
+    assert str(maths_common.get_cache_dir()) == "cached_files"
 
 
 def test_bad_input_is_one_line_and_exit_code_2(capsys, monkeypatch):
@@ -344,24 +500,24 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sys, "argv", ["/some/where/script.py"])
-    assert m.run_script(main) == 2
+    assert maths_common.run_script(main) == 2
     assert capsys.readouterr().err == "script.py: error: first second\n"
-    assert m.run_script(lambda: 0) == 0
-    assert m.run_script(interrupted) == 130
+    assert maths_common.run_script(lambda: 0) == 0
+    assert maths_common.run_script(interrupted) == 130
 
 
 @pytest.mark.parametrize(
     "arguments", [["gsm9k"], ["demo", "--rows", "many"], ["demo", "--unknown"], [], ["demo", "--split", "x"]]
 )
 def test_wrong_arguments_are_one_line(arguments):
-    script = m.ROOT / "maths_datasets.py"
+    script = ROOT / "maths_datasets.py"
     result = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
     assert result.returncode == 2 and result.stdout == ""
     assert re.fullmatch(r"maths_datasets\.py: error: .+\n", result.stderr)
 
 
 def test_preview_prints_rows():
-    script = m.ROOT / "maths_datasets.py"
+    script = ROOT / "maths_datasets.py"
     result = subprocess.run([sys.executable, script, "demo", "--rows", "2"], capture_output=True, text=True)
     assert result.returncode == 0
     assert [sorted(json.loads(line)) for line in result.stdout.splitlines()] == [sorted(m.COLUMNS)] * 2
@@ -373,5 +529,5 @@ def test_import_is_light_and_offline_switches_come_first():
     )
     code += "; maths_datasets.go_offline(); from huggingface_hub import constants; print(constants.is_offline_mode())"
     env = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=m.ROOT)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=ROOT)
     assert result.stdout.split("\n")[:2] == ["set()", "True"]

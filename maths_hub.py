@@ -1,0 +1,160 @@
+"""One repository of the Hugging Face Hub: reached or not, listed, a file of it fetched and checked, errors in one line.
+
+Serves save_model_locally.py alone: nothing else of Probability Smoothing Policy Optimisation (arXiv 2509.21282) touches
+the network.
+"""
+
+import contextlib
+import hashlib
+import os
+import queue
+import sys
+import threading
+import time
+
+from maths_common import BadInput, hash_file
+
+REACH_SECONDS = 10  # no answer by then means no network; the promise is 15 s including start-up
+REQUEST_SECONDS = 10
+RETRY_STATUS = (408, 429, 500, 502, 503, 504)
+RETRY_WAITS = (1, 2, 4, 8)  # seconds, unless the Hub's Retry-After says more
+
+
+def check_reachable():
+    """Raise BadInput within REACH_SECONDS unless the Hub answers at all."""
+    from huggingface_hub import constants
+
+    if constants.is_offline_mode():
+        raise BadInput("HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; unset it where there is internet")
+    answers = queue.SimpleQueue()
+    # A thread of its own, because name lookup and hosts with several addresses outlast a socket timeout.
+    threading.Thread(target=lambda: answers.put(ask_hub(constants.ENDPOINT)), daemon=True).start()
+    try:
+        trouble = answers.get(timeout=REACH_SECONDS)
+    except queue.Empty:
+        trouble = f"no answer in {REACH_SECONDS} s"
+    if trouble:
+        way_out = "run this on a machine with internet (a login node), check proxy settings, or use --from_files"
+        raise BadInput(f"no network: {constants.ENDPOINT} cannot be reached ({trouble}); {way_out}")
+
+
+def ask_hub(endpoint):
+    """What keeps an address from answering, "" if it answers (with whatever status)."""
+    import httpx2  # the HTTP client of huggingface_hub
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(endpoint, timeout=REQUEST_SECONDS)
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
+@contextlib.contextmanager
+def plain_errors(subject):
+    """Turn what the Hub's client raises into a BadInput about `subject` (an item's Hub id)."""
+    import httpx2
+    from huggingface_hub import errors
+
+    again = "run the same command again: it continues where this one stopped"
+    log_in = "accept its terms on the Hub and log in with `hf auth login`"
+    reasons = {  # the first that fits
+        errors.GatedRepoError: f"is gated: {log_in}; {again}",
+        errors.RevisionNotFoundError: "has no such revision on the Hub; --revision takes a commit, branch or tag",
+        errors.RepositoryNotFoundError: "is not on the Hub, or it is private and needs `hf auth login`",
+        errors.HFValidationError: "is not a valid Hub id (ORGANISATION/NAME)",
+    }
+    try:
+        yield
+    except tuple(reasons) as error:
+        reason = next(reason for kind, reason in reasons.items() if isinstance(error, kind))
+        raise BadInput(f"{subject} {reason}") from None
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        reason = {401: log_in, 403: log_in, 429: "wait some minutes"}.get(status, "the Hub failed, or lacks a file")
+        raise BadInput(f"{subject}: HTTP {status}, {reason}; {again}") from None
+    except httpx2.HTTPError as error:
+        raise BadInput(f"{subject}: connection lost ({str(error) or type(error).__name__}); {again}") from None
+
+
+def retry(function, *args, **kwargs):
+    """Call a function of the Hub's client, again after a cut connection or a status that may pass; waits grow."""
+    import httpx2
+    from huggingface_hub.errors import HfHubHTTPError
+
+    for wait in RETRY_WAITS:
+        try:
+            return function(*args, **kwargs)
+        except httpx2.ReadError as error:
+            print(f"connection cut ({error}); trying again in {wait} s", file=sys.stderr)
+        except HfHubHTTPError as error:
+            if error.response.status_code not in RETRY_STATUS:
+                raise
+            asked = error.response.headers.get("Retry-After", "")
+            wait = max(wait, int(asked) if asked.isdecimal() else 0)
+            print(f"HTTP {error.response.status_code}; trying again in {wait} s", file=sys.stderr)
+        time.sleep(wait)
+    return function(*args, **kwargs)
+
+
+def list_repository(hub_id, revision, kind):
+    """(commit, [sibling]) of a repository at a revision; a sibling has rfilename, size, blob_id and lfs (or None)."""
+    from huggingface_hub import HfApi
+
+    where = {"revision": revision, "repo_type": kind}
+    info = retry(HfApi().repo_info, hub_id, **where, files_metadata=True, timeout=REQUEST_SECONDS)
+    return info.sha, info.siblings or []
+
+
+def hash_blob(path):
+    """Git's blob id of a file, hex: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects, "Object Storage"."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.sha1(b"blob %d\0" % path.stat().st_size)).hexdigest()
+
+
+def is_whole(path, sibling):
+    """True if a file is there and has the size and the hash that the Hub states: SHA-256 for LFS, else the blob id."""
+    if not path.is_file() or path.stat().st_size != sibling.size:
+        return False
+    return hash_file(path) == sibling.lfs.sha256 if sibling.lfs else hash_blob(path) == sibling.blob_id
+
+
+def part_of(path, sibling):
+    """Where a file grows while it is fetched; named after its content, so that two revisions never mix."""
+    return path.with_name(f"{path.name}.{sibling.blob_id[:12]}.part")
+
+
+def fetch_file(url, path, sibling):
+    """Fetch one file to `path`, continuing a part that is there, and check it against the Hub's hash.
+
+    Raises BadInput if the content is not what the Hub states; then nothing of it is kept.
+    """
+    part = part_of(path, sibling)
+    retry(fetch_part, url, part, sibling.size, path.name)
+    if not is_whole(part, sibling):
+        part.unlink()
+        raise BadInput(f"{url} has not the hash that the Hub states; it was thrown away: run the command again")
+    os.replace(part, path)
+
+
+def fetch_part(url, part, size, label):
+    """Append to `part` what it lacks of the `size` bytes at url; raises BadInput if the Hub sends fewer or more.
+
+    Why not snapshot_download: huggingface_hub 2.4 deletes a half-fetched file when the process ends, so a dropped
+    session would start a 4 GB file again. http_get is what it uses underneath.
+    """
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    done = part.stat().st_size if part.is_file() else 0
+    if done > size:
+        part.unlink()
+        done = 0
+    try:
+        with open(part, "ab") as file:
+            headers = build_hf_headers()
+            http_get(url, file, resume_size=done, headers=headers, expected_size=size, displayed_filename=label)
+    except OSError as error:
+        if error.errno is not None or hasattr(error, "response"):
+            raise
+        raise BadInput(f"{url}: {part.stat().st_size} bytes came, not {size}; run the command again") from None
