@@ -115,7 +115,7 @@ def parse_own_flags(argv):
         if action.dest in recipe:
             action.default, action.required = recipe[action.dest], False
     args, rest = parser.parse_known_args(argv)
-    for name in ("trust_region_method", "dataset", "device", "sampler"):
+    for name in ("trust_region_method", "device", "sampler"):
         check_choice(parser, name, getattr(args, name))
     args.seed = whole_number("seed", args.seed)
     args.recipe = {key: value for key, value in recipe.items() if key not in own}
