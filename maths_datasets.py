@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from grading import parse_gold
 from maths_common import (
     DEFAULT_CACHE_DIR,
     DEMO_DIR,
@@ -182,8 +183,6 @@ def map_row(name, split, index, row):
     Raises BadInput naming data set and row, or file and line, if a field is missing or its gold answer is not of the
     data set's kind.
     """
-    from maths_rewards import parse_gold  # maths_rewards imports this file for BadInput
-
     known, data = find_dataset(name)
     place, row_id = f"{name} {split}, row {index}", f"{known}-{split}-{index}"
     if data is FILE:

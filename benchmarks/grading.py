@@ -1,4 +1,4 @@
-"""The grader of maths_rewards.py beside math-verify on labelled model outputs: wrong verdicts and verdicts a second.
+"""The grader of grading.py beside math-verify on labelled model outputs: wrong verdicts and verdicts a second.
 
 For Probability Smoothing Policy Optimisation (arXiv 2509.21282) each of a step's completions is graded, so a grader has
 to be right and must cost nothing. Both graders see the same rows in the same run and on one core. Seconds are processor
@@ -17,8 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import maths_latex
-import maths_rewards
+import grading
+import grading.latex
+import grading.text
+import grading.verdict
 from maths_common import BadInput, make_parser, run_script
 
 PASSES = 5  # of ours over a file, each with empty caches; the median is reported
@@ -42,9 +44,9 @@ def grade_ours(rows):
     """(grades, seconds, questions to math-verify) of one pass with empty caches."""
     completions, golds, _, latex = zip(*rows, strict=True)
     kinds = ["latex" if is_latex else None for is_latex in latex]
-    maths_rewards.parse_gold.cache_clear()
-    maths_latex.tidy.cache_clear()
-    waited, ask, before = [], maths_rewards.ask_math_verify, maths_rewards.grader_stats()["asked"]
+    for cached in (grading.parse_gold, grading.latex.normal_form, grading.text.clean):
+        cached.cache_clear()
+    waited, ask, before = [], grading.verdict.ask_math_verify, grading.grader_stats()["asked"]
 
     def timed(answer, gold):
         started = time.perf_counter()
@@ -52,12 +54,12 @@ def grade_ours(rows):
         waited.append(time.perf_counter() - started)
         return verdict
 
-    maths_rewards.ask_math_verify = timed
+    grading.verdict.ask_math_verify = timed
     started = time.process_time()
-    grades = maths_rewards.grade_batch(completions, golds, kinds)
+    grades = grading.grade_batch(completions, golds, kinds)
     seconds = time.process_time() - started + sum(waited)
-    maths_rewards.ask_math_verify = ask
-    return grades, seconds, maths_rewards.grader_stats()["asked"] - before
+    grading.verdict.ask_math_verify = ask
+    return grades, seconds, grading.grader_stats()["asked"] - before
 
 
 def grade_math_verify(rows):
@@ -114,7 +116,7 @@ def slowest_hostile():
         text = piece * (100_000 // len(piece))
         for completion in (text, f"#### {text}", f"\\boxed{{{text[:990]}}}"):
             started = time.process_time()
-            maths_rewards.grade(completion, "18", "integer")
+            grading.grade(completion, "18", "integer")
             slowest = max(slowest, time.process_time() - started)
     return 1000 * slowest
 
@@ -128,7 +130,7 @@ def main():
     paths = sorted((args.data_dir / "labelled").glob("*.dev.jsonl"))
     if not paths:
         raise BadInput(f"no *.dev.jsonl in {args.data_dir / 'labelled'}; --data_dir names the directory above it")
-    maths_rewards.check_grader(["latex"])
+    grading.check_grader(["latex"])
     files = {path.name.removesuffix(".dev.jsonl"): read_rows(path, args.limit) for path in paths}
     print_header()
     totals = {True: [0, 0.0, 0.0], False: [0, 0.0, 0.0]}

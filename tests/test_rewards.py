@@ -17,20 +17,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import maths_rewards
-from maths_answers import extract_answer
-from maths_latex import formula_value, same_latex, tidy
-from maths_numbers import ANSWER_CHARS, SIMPLE_RE, read_number
-from maths_rewards import (
-    KINDS,
-    Grade,
-    accuracy_reward,
-    ask_math_verify,
-    format_reward,
-    grade,
-    grade_batch,
-    grader_stats,
-    parse_gold,
-)
+from grading import KINDS, Grade, grade, grade_batch, grader_stats, parse_gold, verdict, vote, worker
+from grading.answer import extract_answer
+from grading.latex import normal_form, same_latex
+from grading.number import SIMPLE_RE, read_number
+from grading.text import ANSWER_CHARS
+from grading.worker import ask_math_verify
+from maths_rewards import accuracy_reward, format_reward
 
 ROOT = os.path.dirname(os.path.abspath(maths_rewards.__file__))
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -39,7 +32,7 @@ settings.register_profile("nightly", max_examples=100_000, deadline=None, suppre
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
-def verdict(completion, gold, kind=None):
+def is_right(completion, gold, kind=None):
     return grade(completion, gold, kind).correct
 
 
@@ -117,12 +110,12 @@ WRONG_NUMBERS = [
 @pytest.mark.parametrize(("gold", "answer"), [(gold, a) for gold, answers in RIGHT_NUMBERS for a in answers])
 def test_right_answers(gold, answer):
     marker = "#### " if "\n" not in answer else "In the end:\n"
-    assert verdict(f"3 and 4 make 7.\n{marker}{answer}", gold)
+    assert is_right(f"3 and 4 make 7.\n{marker}{answer}", gold)
 
 
 @pytest.mark.parametrize(("gold", "answer"), [(gold, a) for gold, answers in WRONG_NUMBERS for a in answers])
 def test_wrong_answers(gold, answer):
-    assert not verdict(f"#### {answer}", gold)
+    assert not is_right(f"#### {answer}", gold)
 
 
 LATEX = [
@@ -214,12 +207,12 @@ WRONG_LATEX = [
 
 @pytest.mark.parametrize(("gold", "answer"), [(gold, a) for gold, answers in LATEX for a in answers])
 def test_right_latex(gold, answer):
-    assert verdict(f"Thus $y=3$ and \\(\\boxed{{{answer}}}\\).", gold, "latex")
+    assert is_right(f"Thus $y=3$ and \\(\\boxed{{{answer}}}\\).", gold, "latex")
 
 
 @pytest.mark.parametrize(("gold", "answer"), [(gold, a) for gold, answers in WRONG_LATEX for a in answers])
 def test_wrong_latex(gold, answer):
-    assert not verdict(f"\\boxed{{{answer}}}", gold, "latex")
+    assert not is_right(f"\\boxed{{{answer}}}", gold, "latex")
 
 
 EXTRACTION = [
@@ -402,14 +395,14 @@ def test_any_text_has_a_verdict(text, gold):
 
 @given(TEXT, LATEX_GOLDS)
 def test_any_latex_is_settled_or_left_to_math_verify(text, gold):
-    result = maths_rewards._settle("\\boxed{" + text + "}", parse_gold(gold, "latex"))
+    result = verdict._settle("\\boxed{" + text + "}", parse_gold(gold, "latex"))
     assert isinstance(result, Grade) or all(isinstance(part, str) for part in result)
     assert not os.path.exists("marker")
 
 
 @given(TEXT, TEXT)
 def test_the_formula_reader_refuses_or_answers(a, g):
-    assert same_latex(tidy(a[:ANSWER_CHARS]), tidy(g[:ANSWER_CHARS])) in (True, False, None)
+    assert same_latex(normal_form(a[:ANSWER_CHARS]), normal_form(g[:ANSWER_CHARS])) in (True, False, None)
 
 
 @given(st.lists(TEXT, min_size=2, max_size=6), GOLDS, st.randoms())
@@ -424,9 +417,9 @@ def test_verdicts_do_not_depend_on_the_batch(texts, gold, random):
 
 @given(st.integers(-(10**15), 10**15), st.integers(-3, 3))
 def test_integers_are_told_apart_exactly(number, off):
-    assert verdict(f"#### {number + off}", str(number)) == (off == 0)
-    assert verdict(f"#### {number + off}.0", str(number)) == (off == 0)
-    assert verdict(f"\\boxed{{{number + off}}}", str(number), "latex") == (off == 0)
+    assert is_right(f"#### {number + off}", str(number)) == (off == 0)
+    assert is_right(f"#### {number + off}.0", str(number)) == (off == 0)
+    assert is_right(f"\\boxed{{{number + off}}}", str(number), "latex") == (off == 0)
 
 
 @given(
@@ -436,15 +429,15 @@ def test_integers_are_told_apart_exactly(number, off):
 def test_decimals_agree_with_exact_arithmetic(a, b):
     gold = Fraction(b)
     near = a == b if gold.denominator == 1 else abs(Fraction(a) - gold) <= Fraction(1, 10**6)
-    assert verdict(f"#### {a:f}", f"{b:f}") == near
-    assert verdict(f"#### {b:f}", f"{b:f}")
+    assert is_right(f"#### {a:f}", f"{b:f}") == near
+    assert is_right(f"#### {b:f}", f"{b:f}")
 
 
 @given(st.integers(-999, 999), st.integers(1, 99), st.integers(-999, 999), st.integers(1, 99))
 def test_fractions_agree_with_exact_arithmetic(a, b, c, d):
     same = Fraction(a, b) == Fraction(c, d)
-    assert verdict(f"\\boxed{{\\frac{{{a}}}{{{b}}}}}", f"\\frac{{{c}}}{{{d}}}", "latex") == same
-    assert verdict(f"#### {a}/{b}", f"{c}/{d}") == (same or abs(Fraction(a, b) - Fraction(c, d)) <= Fraction(1, 10**6))
+    assert is_right(f"\\boxed{{\\frac{{{a}}}{{{b}}}}}", f"\\frac{{{c}}}{{{d}}}", "latex") == same
+    assert is_right(f"#### {a}/{b}", f"{c}/{d}") == (same or abs(Fraction(a, b) - Fraction(c, d)) <= Fraction(1, 10**6))
 
 
 @given(st.lists(st.integers(-9, 9), min_size=1, max_size=4), st.lists(st.integers(-9, 9), min_size=1, max_size=4))
@@ -456,9 +449,9 @@ def test_polynomials_agree_with_their_coefficients(p, q):
     for i, a in enumerate(p):
         for j, b in enumerate(q):
             product[i + j] += a * b
-    assert same_latex(tidy(f"({written(p)})({written(q)})"), tidy(written(product))) is True
+    assert same_latex(normal_form(f"({written(p)})({written(q)})"), normal_form(written(product))) is True
     product[0] += 1
-    assert same_latex(tidy(f"({written(p)})({written(q)})"), tidy(written(product))) is False
+    assert same_latex(normal_form(f"({written(p)})({written(q)})"), normal_form(written(product))) is False
 
 
 REWRITINGS = [
@@ -480,21 +473,21 @@ REWRITINGS = [
 @example(-1234, ".5", 0, REWRITINGS[8])
 def test_rewriting_an_answer_does_not_change_its_verdict(number, decimals, off, rewrite):
     gold, answer = f"{number}{decimals}", f"{number + off}{decimals}"
-    assert verdict(f"#### {rewrite(answer)}", gold) == verdict(f"#### {answer}", gold) == (off == 0)
+    assert is_right(f"#### {rewrite(answer)}", gold) == is_right(f"#### {answer}", gold) == (off == 0)
 
 
 @given(st.integers(-(10**9), 10**9), st.sampled_from(["{:,}", " {} ", "{} (apples)", "{:,} (sq. ft)"]))
 def test_rewriting_a_gold_does_not_change_its_verdict(number, form):
-    assert verdict(f"#### {number}", form.format(number))
-    assert not verdict(f"#### {number + 1}", form.format(number))
+    assert is_right(f"#### {number}", form.format(number))
+    assert not is_right(f"#### {number + 1}", form.format(number))
 
 
 @given(
     LATEX_GOLDS, st.sampled_from(["{}", " {} ", "${}$", "\\[{}\\]", "\\left. {} \\right.", "{}.", "\\displaystyle {}"])
 )
 def test_spacing_and_dollars_do_not_change_a_latex_verdict(gold, form):
-    assert verdict(f"\\boxed{{{form.format(gold)}}}", gold, "latex")
-    assert not verdict(f"\\boxed{{{form.format('7y')}}}", gold, "latex")
+    assert is_right(f"\\boxed{{{form.format(gold)}}}", gold, "latex")
+    assert not is_right(f"\\boxed{{{form.format('7y')}}}", gold, "latex")
 
 
 @given(st.integers(0, 300), TEXT)
@@ -519,7 +512,7 @@ def test_long_text_costs_little(piece):
     for text in (piece * (100_000 // len(piece)), "#### 1" + piece * (ANSWER_CHARS // len(piece) - 6)):
         for gold in ("18", "8; 40", "3:4", "Rug B"):
             grade(text, gold)
-        maths_rewards._settle(text, parse_gold(r"\frac{1}{2}", "latex"))
+        verdict._settle(text, parse_gold(r"\frac{1}{2}", "latex"))
     assert time.process_time() - started < 5
 
 
@@ -528,14 +521,14 @@ def test_long_text_costs_little(piece):
 )
 def test_odd_degrees_and_powers_have_a_verdict(formula):
     for gold, kind in (("18", "integer"), (r"\frac{1}{2}", "latex")):
-        assert not verdict(f"#### {formula}", gold, kind)
+        assert not is_right(f"#### {formula}", gold, kind)
 
 
 def test_a_verdict_needs_little_stack():
     def deep(frames):
         if frames:
             return deep(frames - 1)
-        return maths_rewards._settle(f"\\boxed{{{text}}}", parse_gold("x", "latex"))
+        return verdict._settle(f"\\boxed{{{text}}}", parse_gold("x", "latex"))
 
     text = r"\pi" + r"\sqrt{" * 25 + r"\sin " * 29 + "y" + "}" * 25
     deep(sys.getrecursionlimit() - 250)
@@ -550,8 +543,8 @@ def test_no_text_is_evaluated(text, tmp_path):
     marker = tmp_path / "marker"
     for form in ("#### {}", "\\boxed{{{}}}", "{}"):
         completion = form.format(text.format(marker))
-        assert not verdict(completion, "18")
-        assert not verdict(completion, r"\frac{1}{2}", "latex")
+        assert not is_right(completion, "18")
+        assert not is_right(completion, r"\frac{1}{2}", "latex")
         ask_math_verify(text.format(marker), "18")
     assert not marker.exists()
 
@@ -565,13 +558,13 @@ FOR_MATH_VERIFY = (
 
 
 def hard_verdict():
-    return verdict(f"\\boxed{{{FOR_MATH_VERIFY[0]}}}", FOR_MATH_VERIFY[1], "latex")
+    return is_right(f"\\boxed{{{FOR_MATH_VERIFY[0]}}}", FOR_MATH_VERIFY[1], "latex")
 
 
 def test_math_verify_is_asked_for_the_rest():
     before = grader_stats()["asked"]
     assert hard_verdict()
-    assert not verdict(f"\\boxed{{{FOR_MATH_VERIFY[0]}}}", r"\begin{pmatrix}6 & 9\end{pmatrix}", "latex")
+    assert not is_right(f"\\boxed{{{FOR_MATH_VERIFY[0]}}}", r"\begin{pmatrix}6 & 9\end{pmatrix}", "latex")
     assert grader_stats()["asked"] == before + 2
 
 
@@ -581,7 +574,7 @@ def test_math_verify_is_asked_for_the_rest():
 def test_math_verify_is_cut_short(text, monkeypatch):
     """Whether it hangs, dies or refuses, the verdict is "not equal" and the next question is answered."""
     hard_verdict()
-    monkeypatch.setattr(maths_rewards, "TIME_LIMIT", 1.0)
+    monkeypatch.setattr(worker, "TIME_LIMIT", 1.0)
     assert ask_math_verify(text, "17") is False
     monkeypatch.undo()
     assert hard_verdict()
@@ -642,7 +635,7 @@ def test_a_handler_that_raises_leaves_no_worker_in_a_question(monkeypatch):
         raise Interrupted
 
     assert hard_verdict()
-    monkeypatch.setattr(maths_rewards, "_read_line", ring)
+    monkeypatch.setattr(worker, "_read_line", ring)
     with pytest.raises(Interrupted):
         hard_verdict()
     monkeypatch.undo()
@@ -651,25 +644,25 @@ def test_a_handler_that_raises_leaves_no_worker_in_a_question(monkeypatch):
 
 def test_a_worker_killed_while_it_waits_costs_no_verdict():
     assert hard_verdict()
-    for worker in list(maths_rewards._state()["idle"].queue):
-        worker.kill()
-        worker.wait()
+    for idle in list(worker._state()["idle"].queue):
+        idle.kill()
+        idle.wait()
     assert hard_verdict()
 
 
 @pytest.fixture
 def fake_worker(monkeypatch):
     """Workers that run the given Python instead of math-verify."""
-    real, idle = subprocess.Popen, maths_rewards._state()["idle"]
+    real, idle = subprocess.Popen, worker._state()["idle"]
 
     def use(code):
-        maths_rewards._stop_idle_workers(idle)
+        worker._stop_idle_workers(idle)
         monkeypatch.setattr(
-            maths_rewards.subprocess, "Popen", lambda command, **kw: real([sys.executable, "-c", code], **kw)
+            worker.subprocess, "Popen", lambda command, **kw: real([sys.executable, "-c", code], **kw)
         )
 
     yield use
-    maths_rewards._stop_idle_workers(idle)
+    worker._stop_idle_workers(idle)
 
 
 @pytest.mark.parametrize(
@@ -683,7 +676,7 @@ def fake_worker(monkeypatch):
 def test_a_worker_that_hangs_or_dies_is_counted_and_replaced(fake_worker, monkeypatch, code, event):
     before = grader_stats()[event]
     with monkeypatch.context() as patch:
-        patch.setattr(maths_rewards, "TIME_LIMIT", 0.5)
+        patch.setattr(worker, "TIME_LIMIT", 0.5)
         fake_worker(code)
         assert not hard_verdict()
     assert grader_stats()[event] == before + 1
@@ -692,8 +685,8 @@ def test_a_worker_that_hangs_or_dies_is_counted_and_replaced(fake_worker, monkey
 
 
 def test_worker_memory_is_bounded():
-    code = "import maths_rewards, resource, io, sys; sys.stdin = io.TextIOWrapper(io.BytesIO());"
-    code += "maths_rewards._worker_main();"
+    code = "import resource, io, sys; from grading import worker; sys.stdin = io.TextIOWrapper(io.BytesIO());"
+    code += "worker.main();"
     code += "print(*resource.getrlimit(resource.RLIMIT_AS), file=sys.stderr); bytearray(4 * 2**30)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
     assert done.returncode != 0 and b"MemoryError" in done.stderr
@@ -707,7 +700,7 @@ def test_neither_grader_nor_worker_imports_torch():
 
 
 def test_missing_math_verify_is_said_at_the_start(monkeypatch):
-    monkeypatch.setattr(maths_rewards.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(worker.importlib.util, "find_spec", lambda name: None)
     maths_rewards.check_grader(["integer", "text"])
     with pytest.raises(maths_rewards.BadInput, match="pip install"):
         maths_rewards.check_grader(["latex"])
@@ -748,4 +741,4 @@ def test_the_formula_reader_is_exact_and_bounded():
 def test_all_kinds_are_graded():
     examples = dict(integer="5", decimal="0.5", fraction="1/3", numbers="1; 2", ratio="1:2", text="Ann", latex="x")
     assert set(examples) == set(KINDS)
-    assert all(verdict(f"#### {gold}", gold, kind) for kind, gold in examples.items())
+    assert all(is_right(f"#### {gold}", gold, kind) for kind, gold in examples.items())

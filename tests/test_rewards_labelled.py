@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from maths_rewards import grade, parse_gold
+from grading import grade, parse_gold
 
 
 def rows(path):

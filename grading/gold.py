@@ -1,0 +1,226 @@
+r"""Read gold answers strictly, and compare the kinds that are neither one number nor LaTeX: several, ratios, text."""
+
+import re
+from fractions import Fraction
+from functools import lru_cache
+from typing import NamedTuple
+
+from .latex import boxed, normal_form
+from .number import (
+    CLAUSE_RE,
+    DIGIT_RE,
+    NUMBER_RE,
+    NUMBER_WORD_RE,
+    NotANumber,
+    plain_text,
+    read_plain_number,
+)
+from .text import ANSWER_CHARS, clean
+
+KINDS = ("integer", "decimal", "fraction", "numbers", "ratio", "text", "latex")
+GOLD_CHARS = 4000
+
+
+class Gold(NamedTuple):
+    """A gold answer: canonical text (parse_gold of it gives the same), kind (one of KINDS), value to compare with."""
+
+    text: str
+    kind: str
+    value: object
+
+
+# ---- gold answers
+
+PLAIN_NUMBER_RE = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+")
+FRACTION_RE = re.compile(r"(-?)\(?(\d+)/(\d+)\)?")
+UNIT_RE = re.compile(r"(?<=\d)\s*\([^()]*\)\s*$")  # 9 (apples)
+ORDINAL_RE = re.compile(r"(?<=\d)(?:st|nd|rd|th)$")  # 6th
+CLOCK = r"\d{1,6}(?: ?: ?\d{1,6})+"  # 3:30, 3 : 4 : 5
+TIME_RE = re.compile(
+    rf"(?<![\d./:])(?<!\d )(?<!(?<!\d)-)({CLOCK})(?![\d/]|\.\d)(?: ?([ap])\.?\s*m\b\.?)?", re.I
+)  # 3:30 p.m.
+
+
+@lru_cache(maxsize=100_000)
+def parse_gold(text, kind=None):
+    r"""Read a gold answer strictly: a data set's row that this refuses must stop the load.
+
+    Args: text: a gold answer such as "18", "9 (apples)", "5 (cm); 8 (cm)", "3:4", "Rug B", "\frac{14}{3}".
+    kind: one of KINDS, or None to infer it.
+    Returns a Gold whose text is canonical: parse_gold(gold.text, gold.kind) == gold.
+    Raises ValueError, naming the text, when there is no answer in it or it is not of the kind."""
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"empty gold answer {text!r}")
+    if len(text) > GOLD_CHARS:
+        raise ValueError(f"gold answer of {len(text)} characters; at most {GOLD_CHARS} are read: {text[:40]!r}...")
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"unknown kind of gold answer {kind!r}: choose one of {', '.join(KINDS)}")
+    read = {"latex": _latex_gold, "text": _text_gold, "ratio": _ratio_gold, "numbers": _numbers_gold}
+    kind = kind or _infer_kind(text.strip())
+    return read[kind](text.strip()) if kind in read else _number_gold(text.strip(), kind)
+
+
+def _number_gold(text, kind):
+    bare = ORDINAL_RE.sub("", UNIT_RE.sub("", text))
+    value = _strict_number(bare, text)
+    if kind == "integer" and value.denominator != 1:
+        raise ValueError(f"gold answer {text!r} is no integer")
+    return Gold(bare, kind, value)
+
+
+def _numbers_gold(text):
+    parts = [UNIT_RE.sub("", part).strip() for part in text.split(";")]
+    return Gold("; ".join(parts), "numbers", sorted(_strict_number(part, text) for part in parts))
+
+
+def _ratio_gold(text):
+    found = TIME_RE.match(text)
+    if not found:
+        raise ValueError(f"gold answer {text!r} is no ratio or time")
+    return Gold(found.group(), "ratio", _ratio(found))
+
+
+def _text_gold(text):
+    if not read_words(text):
+        raise ValueError(f"gold answer {text!r} has no words")
+    return Gold(text, "text", read_words(text))
+
+
+def _latex_gold(text):
+    """A LaTeX gold: its value is the letter of a choice, a tuple of words, or None for a formula."""
+    latex = (boxed(text)[0] or text).strip()
+    formula = normal_form(latex)
+    if not formula:
+        raise ValueError(f"empty gold answer {text!r}")
+    choice = re.fullmatch(r"\(?([A-Z])\)?", formula)
+    if choice and ("\\text" in latex or "(" in latex):
+        return Gold(latex, "latex", choice.group(1))
+    in_words = re.fullmatch(r"[A-Za-z][A-Za-z\s,.'()-]*", formula) and re.search(r"[A-Za-z]{4}|\\text", formula + latex)
+    return Gold(latex, "latex", read_words(latex) if in_words else None)
+
+
+def _strict_number(text, whole):
+    fraction = FRACTION_RE.fullmatch(text)
+    if fraction and int(fraction.group(3)):
+        value = Fraction(int(fraction.group(2)), int(fraction.group(3)))
+        return -value if fraction.group(1) else value
+    if not PLAIN_NUMBER_RE.fullmatch(text) or len(text) > ANSWER_CHARS:
+        raise ValueError(f"gold answer {whole!r} is no number")
+    digits = text.replace(",", "")
+    return Fraction(digits if "." in digits else int(digits))  # Fraction of a text is slow
+
+
+def _infer_kind(text):
+    if "\\" in text or "$" in text:
+        return "latex"
+    if ";" in text:
+        return "numbers"
+    bare = ORDINAL_RE.sub("", UNIT_RE.sub("", text).strip() or text)
+    if TIME_RE.match(bare):
+        return "ratio"
+    if FRACTION_RE.fullmatch(bare):
+        return "fraction"
+    if PLAIN_NUMBER_RE.fullmatch(bare):
+        return "integer" if Fraction(bare.replace(",", "")).denominator == 1 else "decimal"
+    return "latex" if re.search(r"[\^_{}=+*<>\[\]]|\d[A-Za-z]\b|,\s*-?\d", bare) else "text"
+
+
+# ---- several numbers
+
+WORKING_RE = re.compile(r"\([^()=]*=[^()]*\)")  # 8, 40 (8 * 40 = 320)
+BY = r"|\bby\b|(?<=\w) [x*] (?=\d)|(?<=\d)[x*](?=\d)"  # 8 m by 40 m, 8 x 40
+
+
+def read_numbers(answer, thousands=True):
+    """All numbers of an answer, sorted, or None when a part is not clear. `thousands`: whether 1,234 is one number."""
+    text = WORKING_RE.sub("", plain_text(answer))
+    remark = CLAUSE_RE.search(text)
+    if remark and len(NUMBER_RE.findall(text, 0, remark.start())) > 1:
+        text = text[: remark.start()]
+    comma = r",(?!\d{3}(?!\d))" if thousands else ","
+    parts = re.split(rf";|{comma}|\band\b|&|\. " + ("" if "=" in text else BY), text.strip(" ()[]{}."))
+    try:
+        said = [part for part in parts if DIGIT_RE.search(part) or NUMBER_WORD_RE.search(part)]
+        return sorted(map(read_plain_number, said)) if 0 < len(said) <= 30 else None
+    except (NotANumber, ArithmeticError):
+        return None
+
+
+def same_numbers(answer, gold):
+    """Whether an answer says all numbers of a gold answer, in any order; `336,144` may be one number or two."""
+    return read_numbers(answer) == gold.value or "," in answer and read_numbers(answer, thousands=False) == gold.value
+
+
+# ---- ratios and times
+
+TO = r"/|\bto\b(?: every)?|\bfor every\b|\bout of\b|:"
+RATIO_JOINT_RE = re.compile(rf"(?<=\d)(?: [A-Za-z-]{{2,15}}){{0,3}}?[ -]?(?:{TO})[ -]?(?=\d)")  # 7 boys to 6 girls
+
+
+def _ratio(found):
+    """A match of TIME_RE -> (numbers, 'a', 'p' or ''); 6:01:00 is 6:01, and 15:30 p.m. needs no p.m."""
+    numbers, half = tuple(int(n) for n in found.group(1).split(":")), (found.group(2) or "").lower()
+    numbers = numbers[:2] if numbers[2:] == (0,) else numbers
+    return numbers, "" if numbers[0] > 12 else half
+
+
+def read_ratios(answer):
+    """Every ratio or time that an answer says once its working is left out; of several equal ratios the last."""
+    text = re.sub(r"\((\d+)\)/\((\d+)\)", r"\1/\2", plain_text(answer))
+    text = re.sub(r"(?<=[\dm.]) \([^()]*\)\W*$", "", text)
+    text = next((p for p in reversed(re.split(r"=|\bsimplif\w+|\breduc\w+", text)) if DIGIT_RE.search(p)), text)
+    found = list(TIME_RE.finditer(text)) or list(TIME_RE.finditer(RATIO_JOINT_RE.sub(":", text)))
+    ratios = [_ratio(f) for f in found]
+    shares = {tuple(Fraction(n, sum(numbers) or 1) for n in numbers) for numbers, _ in ratios}
+    return ratios[-1:] if len(shares) == 1 else ratios
+
+
+def same_ratio(answer, gold):
+    """Same numbers and no contradiction of a.m. and p.m.; 24-hour and 12-hour clock agree; several must all agree."""
+    found = read_ratios(answer)
+    return bool(found) and all(_same_time(f, gold.value) for f in found)
+
+
+def _same_time(answer, gold):
+    (numbers, half), (gold_numbers, gold_half) = answer, gold
+    if half and gold_half:
+        return answer == gold
+    return numbers == gold_numbers or bool(half or gold_half) and _clock(*answer) == _clock(*gold)
+
+
+def _clock(numbers, half):
+    hour = numbers[0] % 12 + (12 if half == "p" else 0) if half else numbers[0]
+    return (hour, *numbers[1:])
+
+
+# ---- words
+
+ARTICLES = {"the", "a", "an"}
+LEADING = {"so", "therefore", "thus", "hence", "in", "on", "at", "it"}
+SAID = {"is", "was", "are", "answer"}
+ALTERNATIVES = {"or", "and", "not", "nor", "vs", "/", "&", "yes", "no"}
+SINCE_RE = re.compile(r"\W*(?:since|because|as|comparing)\b[^,]*,\s*", re.I)  # Since 50 > 20, Bryan has more.
+
+
+def read_words(text):
+    """'The 60th callers.' -> ('60', 'caller'): lower case, no articles, punctuation, ordinal or plural endings."""
+    text = re.sub(r"(?<=\b\w)\.(?=\w\b)", "", clean(text).lower())  # p.m.
+    text = re.sub(r"\b(\d+)(?:st|nd|rd|th)\b|'s?(?=\s|$)", r"\1", text)
+    words = (w for w in re.findall(r"[^\W_]+(?:'[^\W_]+)?|[/&]", text) if w not in ARTICLES)
+    return tuple(w[:-1] if len(w) > 3 and w[-1] == "s" and w[-2] not in "us" else w for w in words)
+
+
+def same_words(answer, gold):
+    """Equal, or the answer begins with the gold answer, after "so" or "is" perhaps, and offers no alternative.
+
+    Or it leaves out words in lower case: "Lisa" for "Lisa's soccer team", but not "Rug" or "B" for "Rug B"."""
+    words = read_words(SINCE_RE.sub("", answer, count=1))
+    first = next((i for i, w in enumerate(words) if w not in LEADING), 0)
+    said = (i + 1 for i, w in enumerate(words) if w in SAID and words[max(0, i - 1)] not in ("who", "which", "that"))
+    for start in [0, first, *said]:
+        if words[start : start + len(gold.value)] == gold.value:
+            following = words[start + len(gold.value) :]
+            return not following or following[0] not in ALTERNATIVES
+    needed = {word for capital in re.findall(r"\b[A-Z0-9]\S*", gold.text) for word in read_words(capital)}
+    rest = iter(gold.value)
+    return words[:1] == gold.value[:1] and all(word in rest for word in words) and needed <= set(words)

@@ -1,0 +1,228 @@
+r"""Read the one number that an answer says: '$1,234.50', 'x = 18 cm', 'eighteen', '9*2', '\frac{1}{2}'.
+
+Numbers are exact fractions; text is only ever read by the small parser here and never evaluated, and each regular
+expression takes time in proportion to the text, which is at most ANSWER_CHARS long.
+"""
+
+import re
+from fractions import Fraction
+
+from .text import ANSWER_CHARS, clean
+
+OPERATORS = 100  # of a sum that is worked out
+EXPONENT_LIMIT = 300  # 1e300 is read, 1e301 is not: keeps exact numbers small
+BITS_LIMIT = 4_000  # of a product
+DEPTH_LIMIT = 20  # of brackets
+
+NUMBER_NAMES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+).split()
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+WORD_VALUES = {name: n for n, name in enumerate(NUMBER_NAMES)} | {name: 10 * n for n, name in enumerate(TENS, 2)}
+SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+PARTS = {"half": Fraction(1, 2), "third": Fraction(1, 3), "quarter": Fraction(1, 4), "fifth": Fraction(1, 5)}
+
+# ---- what a number looks like
+
+GROUPED = r"\d{1,3}(?:,\ ?\d{3})+(?!\d)|\d{1,3}(?:\ \d{3})+(?!\d)|\d+"  # 1,234  1, 234  1 234  1234
+NOT_BEFORE = r"(?<![\d.])(?<!\d[,:_])"  # the end of 1.2, 1,2, 1:2
+NOT_AFTER = r"(?![.,:_]?\d|[A-Za-z]{1,4}\d|[ij]\b|\.\.)"  # 1.2.3, 0x12, 18i, 18...
+EXPONENT = r"[eE][+-]?\d{1,3}(?!\w)"  # 1.2e3
+NUMBER = rf"{NOT_BEFORE}(?:(?:{GROUPED})(?:\.\d+)?|\.\d+)(?:{EXPONENT})?{NOT_AFTER}"
+NUMBER_RE = re.compile(NUMBER)
+SIMPLE_RE = re.compile(r"\s*\$?\s*(-?\d{1,300})(?:\.0{0,9})?\s*")  # nearly all real answers: 18, $18.00
+NUMBER_WORD_RE = re.compile(rf"\b(?<!\bno )(?:{'|'.join([*WORD_VALUES, *SCALES])})\b", re.I)
+SCALE_RE = re.compile(rf"\s*({'|'.join(SCALES)})s?\b", re.I)
+PART_RE = re.compile(rf"\s+and\s+(?:a|one)\s+({'|'.join(PARTS)})\b", re.I)  # 2 and a half
+DIGIT_RE = re.compile(r"\d")
+LAST_DIGIT_RE = re.compile(r"(?s).*\d")
+
+FRACTION_RE = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+UNIT_POWER_RE = re.compile(r"(?<=[A-Za-z])\s?\^\s*[({]*-?\d+[)}]*")  # m^2
+CENTS_RE = re.compile(r"(\d{1,9})(?: dollars?)?,?(?: and)? (\d{1,2}) cents?\b")  # 2 dollars and 5 cents
+SIGN_RE = re.compile(r"\s*([-+]?)\s*")
+MIXED_RE = re.compile(r"(?:\s+|-|\s+and\s+)\(?(\d{1,9})\)?\s*/\s*\(?(\d{1,9})\)?(?![\d.,/]\d)")  # 2 1/2
+POWER_RE = re.compile(r"\s*\^\s*[{(]?\s*(-?\d{1,3})(?!\d)\s*[})]?")
+TIMES_RE = re.compile(r"\s*(?:([*/])|\b[xX]\b|(?<=\d)[xX](?=\d))\s*(?=[-(]?\s*\.?\d)")
+PLUS_RE = re.compile(r"\s*\+\s*(?=[-(]?\s*\.?\d)")
+
+# ---- what is said around it
+
+CODE_RE = re.compile(r"[)\]]\s*[(\[]|\(\)|[A-Za-z]\((?!e?s\))|\blambda\b|\bif\b.{0,40}\belse\b|\*\*|\^.*\^|\d\s*\[")
+COMPARED = r"\b(?:more|less|fewer|greater|larger|smaller) than\s*-?\d|\b(?:between|either)\s+-?[\d.]"
+BOUND_RE = re.compile(rf"[<>]|!=|{COMPARED}|\bat (?:least|most)\b|\bnot\s+-?[\d.,]+\W*$", re.I)
+MORE_RE = re.compile(r"\bor (?:more|less|fewer|greater|higher|lower|above|below|over|under)\b", re.I)
+JOINT = r"(?:\b(?:to|and|through)\b|[,;&|/-]|\+/-)\s*(?:(?:or|and)\b\s*)?"  # 17 to 18, 17 boys and 18 girls
+HEDGE_RE = re.compile(rf"(?:\s+[A-Za-z]+){{0,3}}\s*{JOINT}[a-z]?\s*[-(]?\s*\.?\d|\s+-?\.?\d|\s*\+\s*$", re.I)
+WHICH = r"which (?:is|was|are|were|equals?|means|matches|includes|adds?)\b(?!.*=)"  # 18, which is 2 times 9
+REASON = rf"(?<!and)(?<!so)[\s,(]\s*(?:because|since|given (?:that|the))\b|,\s*(?:{WHICH}|as\b[^=]*=)"
+CLAUSE = rf"(?:{REASON}|,\s*(?:and |but )?not\s+-?\d|\s(?:is|are) the (?:number|amount|total|answer)\b).*"
+CLAUSE_RE = re.compile(CLAUSE, re.I | re.S)
+BRACKETS = r"(?:\s+\((?![^()]*\)\s*/)[^()]*\))+\W*$"  # 18 dollars (9 eggs at $2)
+REMARK_RE = re.compile(rf"(?<=[\w%.]){BRACKETS}|{CLAUSE}", re.I | re.S)
+LEAD_RE = re.compile(
+    r"(?<![\w.])(?:is|are|was|were|be|equals?|makes?|gives?|gets?|answer)\b[:\s]*|(?<!\d):(?!\d)", re.I
+)
+ABOUT = r"(?:about|around|approximately|approx\.?|roughly|nearly|us|usd|rs\.?)\s*"
+START_RE = re.compile(rf"[\s=~\[{{'\"]*(?:{ABOUT})?(?=[-+]?\s*\(?\s*[-+]?\s*\.?\d)", re.I)
+MINUS_RE = re.compile(r"\b(?:minus|negative)\s+(?=\d)", re.I)
+
+
+class NotANumber(ValueError):
+    """The text does not say one number."""
+
+
+def plain_text(text):
+    """An answer with fractions as (a)/(b), results after an =, and no unit's power: ready for read_plain_number."""
+    text = clean(text)
+    if "\\" in text:
+        text = FRACTION_RE.sub(r" (\1)/(\2)", FRACTION_RE.sub(r" (\1)/(\2)", text)).replace("\\to", "=")
+    text = CENTS_RE.sub(lambda m: f"{m[1]}.{int(m[2]):02d} dollars", UNIT_POWER_RE.sub("", text))
+    return " ".join(text.split())
+
+
+def _exact(token):
+    """'1,234.50', '.5', '1.2e3' -> Fraction. Never float: 1000000.5 and 22090604 keep their last digit."""
+    mantissa, _, exponent = token.replace(",", "").replace(" ", "").lower().partition("e")
+    if exponent and abs(int(exponent)) > EXPONENT_LIMIT:
+        raise NotANumber
+    return Fraction(mantissa) * Fraction(10) ** int(exponent or 0)
+
+
+def _sum(text, at, depth=0):
+    """(value, end) of the sum at `at`; a minus between two numbers ends it, because 17-18 is a range."""
+    value, at = _product(text, at, depth)
+    while plus := PLUS_RE.match(text, at):
+        right, at = _product(text, plus.end(), depth)
+        value += right
+    return value, at
+
+
+def _product(text, at, depth):
+    value, at = _factor(text, at, depth)
+    while operator := TIMES_RE.match(text, at):
+        right, at = _factor(text, operator.end(), depth)
+        if sum(n.bit_length() for v in (value, right) for n in v.as_integer_ratio()) > BITS_LIMIT:
+            raise NotANumber
+        value = value / right if operator.group(1) == "/" else value * right
+    return value, at
+
+
+def _factor(text, at, depth):
+    """A number, mixed number, power of a number or bracketed sum, with its sign."""
+    sign = SIGN_RE.match(text, at)
+    at = sign.end()
+    if text.startswith("(", at) and depth < DEPTH_LIMIT:
+        value, at = _sum(text, at + 1, depth + 1)
+        at = len(text) - len(text[at:].lstrip())
+        if not text.startswith(")", at):
+            raise NotANumber
+        at += 1
+    else:
+        value, at = _unsigned(text, at)
+    return (-value if sign.group(1) == "-" else value), at
+
+
+def _unsigned(text, at):
+    number = NUMBER_RE.match(text, at)
+    if not number:
+        raise NotANumber
+    value, at = _exact(number.group()), number.end()
+    mixed, power = MIXED_RE.match(text, at), POWER_RE.match(text, at)
+    if mixed and value.denominator == 1 and 0 < int(mixed[1]) < int(mixed[2]):
+        return value + Fraction(int(mixed[1]), int(mixed[2])), mixed.end()
+    if not power:
+        return value, at
+    if abs(int(power[1])) > EXPONENT_LIMIT or len(str(value)) > 12:
+        raise NotANumber
+    return value ** int(power[1]), power.end()
+
+
+def _words_to_number(text):
+    """'one hundred and twenty-five dollars' -> 125, 'two and a half' -> 5/2. Raises NotANumber without words."""
+    first = NUMBER_WORD_RE.search(text)
+    if not first or re.search(rf"\bto\s+{NUMBER_WORD_RE.pattern}", text, re.I):
+        raise NotANumber
+    part = PART_RE.search(text)
+    words = re.findall(r"[a-z]+", text[first.start() : part.start() if part else len(text)].lower())
+    total, group, share = 0, 0, PARTS[part.group(1).lower()] if part else 0
+    for word in words:
+        if word in WORD_VALUES:
+            group += WORD_VALUES[word]
+        elif word == "hundred":
+            group = (group or 1) * 100
+        elif word in SCALES:
+            total, group = total + (group or 1) * SCALES[word], 0
+        elif word.rstrip("s") in PARTS:  # three quarters
+            total, group = (total + group) * PARTS[word.rstrip("s")], 0
+        elif word != "and":
+            break
+    sign = -1 if re.search(r"\b(?:minus|negative)\s*$", text[: first.start()], re.I) else 1
+    return sign * Fraction(total + group + share)
+
+
+def _same_alternatives(text):
+    """'5/2 or 2.5' -> 5/2; '17 or 18' is a hedge."""
+    parts = [part for part in text.split(" or ") if DIGIT_RE.search(part) or NUMBER_WORD_RE.search(part)]
+    values = {read_plain_number(part) for part in parts}
+    if len(values) != 1 or MORE_RE.search(text):
+        raise NotANumber
+    return values.pop()
+
+
+def _number_start(text):
+    """Where the number that a marked answer means begins: the first of a line that starts with one, else the last."""
+    start = START_RE.match(text)
+    if start and not re.match(r"[^\d]*\d+(?:st|nd|rd|th)\b", text):
+        return start.end()
+    at = max((number.start() for number in NUMBER_RE.finditer(text)), default=None)
+    if at is None:
+        raise NotANumber
+    sign = re.search(r"(?:^|[\s(:=])(- ?)$", text[:at])
+    return sign.start(1) if sign else at
+
+
+def _result(text):
+    """What stands after the last "=" that a number follows, with that "=" if it does so at once; without remarks."""
+    remark = REMARK_RE.search(text)
+    if remark and DIGIT_RE.search(text, 0, remark.start()):
+        text = text[: remark.start()]
+    parts = text.split("=")
+    result = next((part for part in reversed(parts) if DIGIT_RE.search(part)), text)
+    return "=" + result if len(parts) > 1 and START_RE.match(result) else result
+
+
+def read_plain_number(text):
+    """The one number that a marked answer says, exactly.
+
+    Args: text: from plain_text. Returns a Fraction. Raises NotANumber for none, several, a bound, or code."""
+    text = _result(text)
+    if " or " in text:
+        return _same_alternatives(text)
+    if CODE_RE.search(text) or re.search(r"\\[A-Za-z]", text) or sum(map(text.count, "+*/^")) > OPERATORS:
+        raise NotANumber
+    if not DIGIT_RE.search(text):
+        return _words_to_number(text)
+    if not text.startswith("="):  # = 12 days for it to be 600 inches
+        last_digit = LAST_DIGIT_RE.match(text).end() - 1
+        text = text[max((lead.end() for lead in LEAD_RE.finditer(text, 0, last_digit)), default=0) :]
+    if BOUND_RE.search(text):
+        raise NotANumber
+    text = MINUS_RE.sub("-", text)
+    at = _number_start(text)
+    value, end = _sum(text, at)
+    if part := PART_RE.match(text, end):
+        return value + (PARTS[part.group(1).lower()] if value >= 0 else -PARTS[part.group(1).lower()])
+    if HEDGE_RE.match(text, end) or re.search(r"\d\s*(?:to|-)\s*$", text[:at]):
+        raise NotANumber
+    scale = SCALE_RE.match(text, end)
+    return value * SCALES[scale.group(1).lower()] if scale else value
+
+
+def read_number(answer):
+    r"""The number that a raw answer says, an exact Fraction; None when it does not say exactly one rational number."""
+    try:
+        return read_plain_number(plain_text(answer[:ANSWER_CHARS]))
+    except (ValueError, ArithmeticError):  # NotANumber, a division by zero
+        return None

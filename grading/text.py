@@ -1,0 +1,95 @@
+r"""Model output as plain text: one spelling of each sign, without markup and without LaTeX that only formats.
+
+Everything that compares answers applies `clean` to the answer and to the gold answer alike, so that a wrapper, a space
+or a degree sign on one side only makes no difference.
+"""
+
+import re
+import unicodedata
+from functools import lru_cache
+
+ANSWER_CHARS = 1000  # of an answer that is looked at
+SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
+CHARACTERS = {  # what NFKC leaves alone
+    **dict.fromkeys("−–—‐‑‒―﹣－", "-"), **dict.fromkeys("€£¥₹₩₽₪฿¢", "$"), **dict.fromkeys("×✕✖·⋅∙∗", "*"),
+    **dict.fromkeys("→⇒⟹⟶➔", "\\to "), **dict.fromkeys("≈≃", "\\approx "), "÷": "/", "⁄": "/", "∕": "/", "≤": "<=", "≥": ">=",
+    "≠": "!=", "’": "'", "‘": "'", "“": '"', "”": '"', "π": "\\pi ", "√": "\\sqrt ", "∞": "\\infty ", "∪": "\\cup ",
+    "∩": "\\cap ", "°": "^\\circ ", "º": "^\\circ ", "±": "\\pm ", "∈": "\\in ", "θ": "\\theta ", "∅": "\\emptyset ",
+}  # fmt: skip
+CHARACTER_TABLE = str.maketrans(CHARACTERS)
+END = r"(?![A-Za-z])"  # of a LaTeX command's name
+WRAPPERS = "text[a-z]*|math(?:rm|bf|it|sf|tt|bb|cal)|[mh]box|[fF]?boxed|fbox|operatorname|underline|boldsymbol|emph"
+CLEAN = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in [
+        (r"(?<=\d)(?:,?\\[!,;: ]\s*|\{,\})(?=\d{3}(?!\d))", ""),  # 1,\!234  1{,}234  1\,234
+        (rf"\\(?:left|right){END}\s*\.(?!\d)", " "),  # \left.
+        (rf"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|[lL]arge|LARGE|rm|bf|!){END}", ""),
+        (rf"\\(?:[,;:> ()\[\]]|q?quad{END}|square{END}|blacksquare{END}|checkmark{END})|~", " "),
+        (rf"\\(?:text)?color\s*\{{[a-z]+\}}|\\math(?:rel|bin|ord){END}", " "),
+        (r"\\mathbb\s*\{?\s*R\s*\}?", r"(-\\infty, \\infty)"),
+        (rf"\\(?:{WRAPPERS})\s*\{{([^{{}}]*)\}}", r" \1 "),  # \text{ cm}, \mathrm{cm}
+        (rf"\\(?:{WRAPPERS})\s*\{{([^{{}}]*)\}}", r" \1 "),  # one inside another
+        (r"\\?\$|\\?%", " "),
+        (rf"\^\s*\{{?\s*(?:\\circ{END}|o\b)\s*\}}?|\\degrees?{END}|\\circ{END}", " "),  # 90^\circ
+        (r"\\[dtc]frac", r"\\frac"),
+        (r"\\frac\s*(\d)(?=\s*[\w{])", r"\\frac{\1}"),  # \frac12
+        (r"\\frac\s*(\{[^{}]*\})\s*(\w)", r"\\frac\1{\2}"),
+        (rf"\{{([^{{}}]*)\\over{END}([^{{}}]*)\}}", r"\\frac{\1}{\2}"),
+        (rf"\{{([^{{}}]*)\\choose{END}([^{{}}]*)\}}", r"\\binom{\1}{\2}"),
+        (r"\\?\bsqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),  # sqrt(13)
+        (r"\\?\bsqrt\s*(\d+|[a-z]\b)", r"\\sqrt{\1}"),  # \sqrt 3
+        (r"([\^_])\s*\{\s*(\w)\s*\}", r"\1\2"),  # x^{2}
+        (rf"\\(?:times|cdot|ast){END}", "*"),
+        (rf"\\div{END}", "/"),
+        (rf"\\(?:approx|sim|simeq){END}", "~"),
+        (rf"\\equiv{END}", "="),
+        (rf"\\(?:leq?q?|leqslant){END}|=<", "<="),
+        (rf"\\(?:geq?q?|geqslant){END}", ">="),
+        (rf"\\lt{END}", "<"),
+        (rf"\\gt{END}", ">"),
+        (rf"\\neq?{END}|(?<=\d)\s!=", "!="),
+        (rf"\\(?:implies|iff|to|(?:[Ll]ong)?[rR]ightarrow){END}|[-=]+>", " \\\\to "),
+        (rf"\\(?:mid|[lr]?vert){END}", "|"),
+        (rf"\\colon{END}|\{{:\}}", ":"),
+        (r"\\([&#_])", r"\1"),
+    ]
+]
+TAGS = r"<<[^<>]*>>|<\|[^|<>]{1,40}\|>|</?[A-Za-z]\w{0,19}>|`+"  # <<9*2=18>>, <|im_end|>, <answer>
+EMPHASIS = r"(?<![\w)])[*_]+|(?<![*_])[*_]+(?![\w(])|[*_]{2,}+(?=[A-Za-z])"  # **18**
+MARKUP_RE = re.compile(rf"{TAGS}|{EMPHASIS}")
+
+
+def cut(text):
+    """At most ANSWER_CHARS characters, cut between words, so that no number loses digits."""
+    return text if len(text) <= ANSWER_CHARS else text[:ANSWER_CHARS].rpartition(" ")[0]
+
+
+@lru_cache(maxsize=256)
+def to_ascii(text):
+    """Unicode digits, minus signs, fractions, exponents and symbols as ASCII; what has no ASCII form is kept."""
+    text = re.sub(r"[₀-₉]+", lambda m: "_{" + unicodedata.normalize("NFKC", m.group()) + "}", text)
+    text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+", lambda m: "^{" + m.group().translate(SUPERSCRIPTS) + "}", text)
+    text = re.sub(r"[¼-¾⅐-⅞↉]", r" \g<0>", text).translate(CHARACTER_TABLE)
+    text = unicodedata.normalize("NFKC", text)[: 2 * ANSWER_CHARS].translate(CHARACTER_TABLE)  # one may become eighteen
+    return re.sub(r"[^\x00-\x7f]", _ascii_character, text)
+
+
+def _ascii_character(found):
+    """A digit of any script as its ASCII digit; nothing for an invisible character; any other as it is."""
+    character = found.group()
+    if unicodedata.category(character) == "Cf":
+        return ""
+    return str(unicodedata.decimal(character, character))
+
+
+@lru_cache(maxsize=4096)
+def clean(text):
+    """One line of an answer in the spelling that all comparisons share; see the tables above for what goes."""
+    text = text if text.isascii() else cut(to_ascii(text))
+    if "\\" in text:
+        text = re.sub(r"\\\\(?:\[\w*\])?", "⏎", text) if "\\begin" in text else text.replace("\\\\", "\\")
+    text = MARKUP_RE.sub(" ", " ".join(text.split()))
+    for pattern, replacement in CLEAN:
+        text = pattern.sub(replacement, text)
+    return " ".join(text.split())

@@ -1,0 +1,122 @@
+"""Grade completions: read the answer, compare it with the gold answer, ask math-verify where only it can say."""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from typing import NamedTuple
+
+from .answer import extract_answer
+from .gold import parse_gold, read_numbers, read_ratios, read_words, same_numbers, same_ratio, same_words
+from .latex import normal_form, rational, same_latex, squeeze
+from .number import SIMPLE_RE, read_number
+from .text import ANSWER_CHARS, clean
+from .worker import WORKERS, ask_math_verify
+
+GRADER_VERSION = 2  # goes up when a verdict, an answer read, a rule or a vote can change; a test holds it to that
+TOLERANCE = Fraction(1, 10**6)
+
+
+class Grade(NamedTuple):
+    """A verdict, the answer that was read (None when there is none), and the rule that found it."""
+
+    correct: bool
+    answer: str | None
+    rule: str
+
+
+CHOICE_RE = re.compile(r"\W*(?:(?:the )?(?:correct )?(?:option|choice|answer)\b(?: is)?)?\W*([A-Za-z])\b", re.I)
+OTHER_CHOICE_RE = re.compile(r"\b(?:or|and)\b\W*[A-Za-z]\b(?!\w)")  # C or D
+
+
+def _same_number(value, gold):
+    """Integers exactly; anything else within 1e-6."""
+    if gold.denominator == 1:
+        return value == gold.numerator
+    return abs(value - gold) <= TOLERANCE
+
+
+def _same_choice(answer, gold):
+    said = clean(answer)
+    choice = CHOICE_RE.match(said)
+    return bool(choice) and not OTHER_CHOICE_RE.search(said) and choice.group(1).upper() == gold.value
+
+
+def _verdict(answer, gold):
+    """True, False, or None when only math-verify can say."""
+    compare = {"numbers": same_numbers, "ratio": same_ratio, "text": same_words}
+    if gold.kind in compare:
+        return compare[gold.kind](answer, gold)
+    if gold.kind == "latex" and gold.value is None:
+        return same_latex(normal_form(answer), normal_form(gold.text))
+    if gold.kind == "latex":
+        return (_same_choice if isinstance(gold.value, str) else same_words)(answer, gold)
+    value = read_number(answer)
+    return value is not None and _same_number(value, gold.value)
+
+
+def _settle(completion, gold):
+    """Grade without a worker process. Returns a Grade, or (answer, rule) where only math-verify can judge."""
+    answer, rule = extract_answer(completion, gold.kind)
+    if gold.kind == "latex" and gold.value is not None and rule in ("last formula", "last number"):
+        answer, rule = extract_answer(completion, "text")  # a choice or a name
+    if answer is None or len(answer) > ANSWER_CHARS:
+        return Grade(False, None, rule)
+    answer = answer.strip()
+    simple = SIMPLE_RE.fullmatch(answer)
+    if simple and gold.kind in ("integer", "decimal", "fraction"):  # nearly all real answers; same as the long way
+        return Grade(_same_number(int(simple.group(1)), gold.value), answer, rule)
+    verdict = _verdict(answer, gold)
+    return (answer, rule) if verdict is None else Grade(verdict, answer, rule)
+
+
+def grade(completion, gold, kind=None):
+    r"""Grade one completion.
+
+    Args: completion: any text. gold: the gold answer, canonical or raw. kind: one of KINDS; None infers it.
+    Returns a Grade. Raises ValueError for a gold answer that cannot be read, never for a completion."""
+    return grade_batch([completion], [gold], [kind])[0]
+
+
+def grade_batch(completions, golds, kinds=None):
+    """Grade many completions; what needs math-verify is asked in parallel. Returns a Grade for each, in order."""
+    kinds = kinds or [None] * len(golds)
+    golds = [parse_gold(g, k) for g, k in zip(golds, kinds, strict=True)]
+    results = [_settle(c, g) for c, g in zip(completions, golds, strict=True)]
+    questions = {(r[0], g.text) for r, g in zip(results, golds, strict=True) if not isinstance(r, Grade)}
+    if not questions:
+        return results
+    with ThreadPoolExecutor(min(WORKERS, len(questions))) as threads:
+        verdicts = dict(zip(questions, threads.map(lambda q: _ask(*q), questions), strict=True))
+    return [
+        r if isinstance(r, Grade) else _judged(verdicts[r[0], g.text], *r) for r, g in zip(results, golds, strict=True)
+    ]
+
+
+def _ask(answer, gold):
+    """math-verify's verdict on the normal forms, in LaTeX again."""
+    as_latex = str.maketrans({"⦃": "\\{", "⦄": "\\}", "⏎": "\\\\"})
+    return ask_math_verify(*(normal_form(t).translate(as_latex) for t in (answer, gold)))
+
+
+def _judged(verdict, answer, rule):
+    return Grade(bool(verdict), answer, rule if verdict is not None else f"{rule}, math-verify gave up")
+
+
+def vote(answer, kind):
+    """What an answer counts as in a majority vote, a text: its value as the grader reads it, else the text itself.
+
+    `17`, `$17`, `17 dollars` and `17.0` are one vote; LaTeX votes by its normal form, text by its words."""
+    text = " ".join(answer.split())
+    if len(answer) > ANSWER_CHARS:
+        return text
+    if kind == "latex":
+        form = squeeze(normal_form(answer))
+        value = rational(form)
+        return form if value is None else str(value)
+    if kind == "text":
+        return " ".join(read_words(answer)) or text
+    if kind in ("numbers", "ratio"):
+        value = (read_numbers if kind == "numbers" else read_ratios)(answer)
+        return str(value) if value else text
+    value = read_number(answer)
+    return text if value is None else str(value)

@@ -1,0 +1,156 @@
+"""Ask math-verify whether two LaTeX answers are equal, in worker processes that can be killed.
+
+math-verify raises in any thread but the main one, takes seconds and hundreds of megabytes over hostile text, and
+cancels an outer SIGALRM without a word: hence the processes, their limits, and counts of what happened to them.
+"""
+
+import atexit
+import importlib.util
+import json
+import math
+import os
+import queue
+import resource
+import select
+import signal
+import subprocess
+import sys
+import threading
+
+TIME_LIMIT = 5.0  # seconds for one question, of which the first to a worker also loads math-verify
+START_LIMIT = 60.0  # seconds for a worker to load math-verify
+MEMORY_LIMIT = 2 * 2**30  # bytes of address space of one worker
+WORKERS = min(4, os.cpu_count() or 1)
+
+_states = {}  # process id -> state: a forked child must not talk to its parent's workers, nor wait for its locks
+
+
+def _state():
+    """This process's idle workers, counts of what happened to them, and the lock for the counts."""
+    state = {"idle": queue.LifoQueue(), "counts": dict(asked=0, timeouts=0, deaths=0), "lock": threading.Lock()}
+    if _states.setdefault(os.getpid(), state) is state:
+        atexit.register(_stop_idle_workers, state["idle"])
+    return _states[os.getpid()]
+
+
+def grader_stats():
+    """How often this process asked math-verify, and how many workers hung or died over it: a dict of counts."""
+    return dict(_state()["counts"])
+
+
+def _count(event):
+    state = _state()
+    with state["lock"]:
+        state["counts"][event] += 1
+
+
+def check_grader(kinds):
+    """Raise ModuleNotFoundError if a gold answer of these kinds may need math-verify and it is not installed."""
+    if "latex" in kinds and importlib.util.find_spec("math_verify") is None:
+        raise ModuleNotFoundError(
+            "math-verify is missing, and LaTeX answers need it: pip install -r requirements.txt", name="math_verify"
+        )
+
+
+def _start_worker():
+    """A child process that judges one line at a time; it shares nothing with this process but two pipes."""
+    worker = subprocess.Popen(
+        [sys.executable, os.path.abspath(__file__)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _read_line(worker, START_LIMIT)
+    except BaseException as error:
+        _stop_worker(worker)
+        if isinstance(error, EOFError):
+            check_grader(["latex"])
+        raise
+    return worker
+
+
+def _take_worker(idle):
+    """An idle worker that is still alive, else a new one."""
+    while not idle.empty():
+        try:
+            worker = idle.get_nowait()
+        except queue.Empty:  # another thread took it
+            break
+        if worker.poll() is None:
+            return worker
+        _stop_worker(worker)
+    return _start_worker()
+
+
+def _stop_worker(worker):
+    worker.kill()
+    worker.wait()
+    worker.stdin.close()
+    worker.stdout.close()
+
+
+def _stop_idle_workers(idle):
+    while not idle.empty():
+        _stop_worker(idle.get_nowait())
+
+
+def _read_line(worker, seconds):
+    """One line from a worker; raises TimeoutError after `seconds` and EOFError when it died."""
+    ready = select.poll()
+    ready.register(worker.stdout, select.POLLIN | select.POLLHUP)
+    if not ready.poll(seconds * 1000):
+        raise TimeoutError
+    line = worker.stdout.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError
+    return line
+
+
+def ask_math_verify(answer, gold):
+    """Whether math-verify holds two LaTeX answers to be equal: True, False, or None when it hung or died over them."""
+    idle = _state()["idle"]
+    _count("asked")
+    worker, finished = None, False
+    try:
+        worker = _take_worker(idle)
+        worker.stdin.write(json.dumps([answer, gold]).encode() + b"\n")
+        worker.stdin.flush()
+        verdict = json.loads(_read_line(worker, TIME_LIMIT))
+        finished = True
+        return verdict
+    except TimeoutError:
+        _count("timeouts")
+    except (EOFError, BrokenPipeError):
+        _count("deaths")
+    finally:  # also when an outer signal handler raises: a worker in the middle of a question is of no more use
+        if finished:
+            idle.put(worker)
+        elif worker is not None:
+            _stop_worker(worker)
+    return None
+
+
+def main():
+    """Answer JSON lines [answer, gold] with true or false until standard input ends."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # nothing that a library prints may look like an answer
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    def read(text):
+        return parse(f"\\boxed{{{text}}}", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None)
+
+    answers.write(b"ready\n")
+    for line in sys.stdin.buffer:
+        signal.alarm(math.ceil(TIME_LIMIT) + 5)  # should the parent be gone: die, do not spin
+        answer, gold = json.loads(line)
+        verdict = verify(read(gold), read(answer), allow_set_relation_comp=True, timeout_seconds=None)
+        signal.alarm(0)
+        answers.write(json.dumps(bool(verdict)).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()
