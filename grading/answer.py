@@ -5,7 +5,6 @@ Each rule looks at a bounded part of the text, from its end.
 
 import re
 
-from .latex import boxed
 from .number import (
     CLAUSE,
     DIGIT_RE,
@@ -13,10 +12,11 @@ from .number import (
     LEAD_RE,
     NUMBER_RE,
     NUMBER_WORD_RE,
+    REMARK_RE,
     SIMPLE_RE,
     plain_text,
 )
-from .text import ANSWER_CHARS, cut
+from .text import ANSWER_CHARS, boxed, cut
 
 # ---- marks of an answer, with an example of each
 
@@ -43,16 +43,9 @@ TITLES = r"(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bMrs)"
 SENTENCE_END_RE = re.compile(rf"{TITLES}(?:[.?]|!(?<!\d!))(?=\s|$)(?!(?<=\b[ap]\.m\.)\s+[^A-Z\s])|\n")
 BREAK_RE = re.compile(r"(?<=[.!?])(?<!\d!)(?<!\bM[rs]\.)(?<!\bDr\.)(?<!\bMrs\.)\s+(?=[^a-z\s])")  # between sentences
 CHECK_RE = re.compile(r"\n[^\w\n]{0,9}(?:check|verification|note)\W{0,3}[:\n]\s*(?![^\n]*\n\s*\n)", re.I)
-ENDING_RE = re.compile(  # 4 pans (48 cupcakes), not 48
-    r"(?<=[\w%.])(?:\s+\((?!\s*(?:=|so|or|i\.e|rounded)|[^()]*\)\s*/)[^()]*\))+\W*$|,\s*(?:and |but )?not\s+-?\d.*",
-    re.I | re.S,
-)
 RESULT_RE = re.compile(r"=\s*([-$]*\s*\.?\d[\d,.]*+(?!\s*[-+*/x^(])[^=,;.:~<>]*\.?)$")  # = 13 eggs out of the 16 eggs.
 BUT_RE = re.compile(r"\b(?:so|thus|therefore|hence|total|then|but|leaves?|and|or|not|which|rounds?|rounded)\b", re.I)
 JOINT_RE = re.compile(r"\s*(?:/|\s|or|to|-|and|\*|\^|\()\s*|\)/\(")  # between the numbers of a fraction or a range
-LIST_LINE_RE = re.compile(  # - Ana: 17; Ana = 17
-    r"\s*(?:[-*•]|\d{1,2}[.)])\s+(.*)|(\W*[A-Za-z][^.!?:=+*/\d]{0,40}\d?\W*[:=].*)"
-)
 SPACING = r"(?:\s|\$|\\q?quad|\\[()\[\],;: ])"
 AND = r"(?:,|and|or|\\text\{\s*(?:and|or)\s*\})"
 BOX_JOINT_RE = re.compile(rf"\}}{SPACING}*{AND}{SPACING}*(?:(?:and|or){SPACING}*)?(?:[A-Za-z](?:_\w)?\s*=\s*)?\\f?")
@@ -79,11 +72,13 @@ def _after_marker(text, kind):
             return line
         following = text[end : end + 2 * ANSWER_CHARS].strip() if end >= 0 else ""
         if LABEL_RE.match(line):  # `####` alone or `#### Answer:`: the answer is below
-            if following and following[0] != "#" and (kind == "text" or not _leads_on(following)):
-                return cut(BULLET_RE.sub("", following.split("\n", 1)[0], count=1))
-        elif re.search(r"\w", line) and not HEADING_RE.match(line):
-            if kind in ("text", "ratio", "latex") or not following or _says_number(line):
-                return line
+            line = BULLET_RE.sub("", following.split("\n", 1)[0], count=1)
+            if line and line[0] != "#" and (kind == "text" or not _leads_on(following)):
+                return cut(line)
+            continue
+        titled = following and kind not in ("text", "ratio", "latex") and not _says_number(line)  # #### Income
+        if re.search(r"\w", line) and not HEADING_RE.match(line) and not titled:
+            return line
     return None
 
 
@@ -143,7 +138,7 @@ def _last_number(text):
     closing = BREAK_RE.search(line, last.end())  # I hope this helps!
     line = line[: closing.start()] if closing else line
     sentence = max((found.end() for found in BREAK_RE.finditer(line, 0, last.end())), default=0)
-    remark = ENDING_RE.search(line, sentence)
+    remark = REMARK_RE.search(line, sentence)
     if remark and DIGIT_RE.search(line, 0, remark.start()):
         line = line[: remark.start()]
     result = RESULT_RE.search(line, sentence)
@@ -181,35 +176,26 @@ def _unchecked(text):
     return text[: check.start()] if check and DIGIT_RE.search(text, 0, check.start()) else text
 
 
-def _listed_lines(text):
-    """The lines of a list that ends a text, `- Length: 16 m`, as one line; None where none or only one ends it."""
-    listed = []
-    for line in reversed(("\n" + text)[-ANSWER_CHARS:].rstrip().split("\n")[1:]):
-        found = LIST_LINE_RE.fullmatch(line)
-        if not found or not DIGIT_RE.search(line):
-            break
-        listed.insert(0, found.group(1) or found.group(2))
-    return "; ".join(listed) if len(listed) > 1 else None
-
-
 def _last_sentence(text, kind="text"):
-    """The last sentence; where several numbers are asked for and it has only one of them, the last line."""
-    line = text[-2 * ANSWER_CHARS :].strip().rsplit("\n", 1)[-1][-ANSWER_CHARS:].strip()
-    sentence = BREAK_RE.split(line)[-1]
-    return line if kind == "numbers" and len(NUMBER_RE.findall(sentence)) < 2 else sentence
+    """The last sentence; where several numbers are asked for and it has only one, the lines of the last paragraph."""
+    paragraph = text.strip()[-ANSWER_CHARS:].split("\n\n")[-1]
+    sentence = BREAK_RE.split(paragraph.rsplit("\n", 1)[-1])[-1]
+    several = kind == "numbers" and len(NUMBER_RE.findall(sentence)) < 2
+    return paragraph.replace("\n", "; ") if several else sentence
 
 
 def _last_formula(text):
-    """(answer, rule) for LaTeX without a box: the formulas of the sentence after "answer is", else of the last one."""
+    """(answer, rule) for LaTeX without a box: the last formulas of what follows "answer is", else of the text."""
     answer = _answer_is(text, "latex")
     rule = "last formula" if answer is None else "answer is"
-    said = _last_sentence(_unchecked(text)) if answer is None else answer
-    remark = CONTEXT_RE.search(said)
+    said = _unchecked(text)[-2 * ANSWER_CHARS :].strip() if answer is None else answer
+    remark = CONTEXT_RE.search(said, max((found.end() for found in BREAK_RE.finditer(said)), default=0))
     if remark and DIGIT_RE.search(said, 0, remark.start()):
         said = said[: remark.start()]
     formulas = list(FORMULA_RE.finditer(said))
-    if not formulas:
-        return _said(said), rule if answer or not said else "last sentence"
+    if not formulas or DIGIT_RE.search(said, formulas[-1].end()):
+        spoken = [sentence for sentence in BREAK_RE.split(said) if DIGIT_RE.search(sentence)]
+        return _said(spoken[-1] if spoken else _last_sentence(said)), "answer is" if answer else "last sentence"
     joined = formulas[-1:]
     for formula in formulas[-2::-1]:
         if not FORMULA_JOINT_RE.fullmatch(said, formula.end(), joined[0].start()):
@@ -244,7 +230,7 @@ def extract_answer(completion, kind="integer"):
 
     Args: completion: any text. kind: one of KINDS; it decides which rule goes first and what the last resort is.
     Returns (answer, rule): the raw answer text or None, and the rule: "####", "boxed", "answer is", "last number",
-    "last formula", "last lines", "last sentence", "first word", or "none"."""
+    "last formula", "last sentence", "first word", or "none"."""
     completion = _reply(completion)
     marked = _after_marker(completion, kind)
     if marked is not None and kind != "latex":
@@ -254,16 +240,15 @@ def extract_answer(completion, kind="integer"):
         return box, "boxed" if box is not None else "none"
     if marked is not None:
         return marked, "####"
-    answer, rule = (_last_formula if kind == "latex" else _unmarked)(completion, *(() if kind == "latex" else (kind,)))
+    answer, rule = _last_formula(completion) if kind == "latex" else _unmarked(completion, kind)
     return (answer, rule) if answer else (None, "none")
 
 
 def _unmarked(text, kind):
     """(answer, rule) for a text without `####` or a box, and a gold answer that is no LaTeX."""
     answer = _answer_is(text, kind)
-    if kind == "numbers" and len(NUMBER_RE.findall(answer or "")) < 2 and (listed := _listed_lines(text)):
-        return listed, "last lines"
-    if answer is not None and (kind in ("text", "ratio") or _says_number(answer)):
+    several = kind != "numbers" or len(NUMBER_RE.findall(answer or "")) > 1
+    if answer is not None and several and (kind in ("text", "ratio") or _says_number(answer)):
         return answer, "answer is"
     if kind not in ("text", "ratio", "numbers"):
         return _last_number(text), "last number"

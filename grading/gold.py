@@ -5,17 +5,9 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from .latex import boxed, normal_form
-from .number import (
-    CLAUSE_RE,
-    DIGIT_RE,
-    NUMBER_RE,
-    NUMBER_WORD_RE,
-    NotANumber,
-    plain_text,
-    read_plain_number,
-)
-from .text import ANSWER_CHARS, clean
+from .latex import normal_form
+from .number import DIGIT_RE, NUMBER_WORD_RE, NotANumber, plain_text, read_plain_number
+from .text import ANSWER_CHARS, boxed, clean
 
 KINDS = ("integer", "decimal", "fraction", "numbers", "ratio", "text", "latex")
 GOLD_CHARS = 4000
@@ -127,18 +119,14 @@ def _infer_kind(text):
 
 # ---- several numbers
 
-WORKING_RE = re.compile(r"\([^()=]*=[^()]*\)")  # 8, 40 (8 * 40 = 320)
 BY = r"|\bby\b|(?<=\w) [x*] (?=\d)|(?<=\d)[x*](?=\d)"  # 8 m by 40 m, 8 x 40
 
 
 def read_numbers(answer, thousands=True):
     """All numbers of an answer, sorted, or None when a part is not clear. `thousands`: whether 1,234 is one number."""
-    text = WORKING_RE.sub("", plain_text(answer))
-    remark = CLAUSE_RE.search(text)
-    if remark and len(NUMBER_RE.findall(text, 0, remark.start())) > 1:
-        text = text[: remark.start()]
+    text = plain_text(answer).strip(" ()[]{}.")
     comma = r",(?!\d{3}(?!\d))" if thousands else ","
-    parts = re.split(rf";|{comma}|\band\b|&|\. " + ("" if "=" in text else BY), text.strip(" ()[]{}."))
+    parts = re.split(rf";|{comma}|\band\b|&|\. " + ("" if "=" in text else BY), text)
     try:
         said = [part for part in parts if DIGIT_RE.search(part) or NUMBER_WORD_RE.search(part)]
         return sorted(map(read_plain_number, said)) if 0 < len(said) <= 30 else None
@@ -166,8 +154,7 @@ def _ratio(found):
 
 def read_ratios(answer):
     """Every ratio or time that an answer says once its working is left out; of several equal ratios the last."""
-    text = re.sub(r"\((\d+)\)/\((\d+)\)", r"\1/\2", plain_text(answer))
-    text = re.sub(r"(?<=[\dm.]) \([^()]*\)\W*$", "", text)
+    text = re.sub(r"(?<=[\dm.]) \([^()]*\)\W*$", "", plain_text(answer))  # 3:30 p.m. (90 minutes later)
     text = next((p for p in reversed(re.split(r"=|\bsimplif\w+|\breduc\w+", text)) if DIGIT_RE.search(p)), text)
     found = list(TIME_RE.finditer(text)) or list(TIME_RE.finditer(RATIO_JOINT_RE.sub(":", text)))
     ratios = [_ratio(f) for f in found]

@@ -12,7 +12,7 @@ from .text import ANSWER_CHARS, clean
 OPERATORS = 100  # of a sum that is worked out
 EXPONENT_LIMIT = 300  # 1e300 is read, 1e301 is not: keeps exact numbers small
 BITS_LIMIT = 4_000  # of a product
-DEPTH_LIMIT = 20  # of brackets
+TOLERANCE = Fraction(1, 10**6)  # for an answer to a gold that is no integer
 
 NUMBER_NAMES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
@@ -38,20 +38,20 @@ PART_RE = re.compile(rf"\s+and\s+(?:a|one)\s+({'|'.join(PARTS)})\b", re.I)  # 2 
 DIGIT_RE = re.compile(r"\d")
 LAST_DIGIT_RE = re.compile(r"(?s).*\d")
 
-FRACTION_RE = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+SLASH_RE = re.compile(r"\\frac\s*\{\s*(-?[\d.]+)\s*\}\s*\{\s*([\d.]+)\s*\}")  # \frac{1}{2}
+BRACKETED_RE = re.compile(r"((?:^|[-+*/=~])\s*)\(\s*([-+]?\s*[\d.,]+(?:\s*/\s*\d+)?)\s*\)")  # (-5), -(1/3)
 UNIT_POWER_RE = re.compile(r"(?<=[A-Za-z])\s?\^\s*[({]*-?\d+[)}]*")  # m^2
-CENTS_RE = re.compile(r"(\d{1,9})(?: dollars?)?,?(?: and)? (\d{1,2}) cents?\b")  # 2 dollars and 5 cents
 SIGN_RE = re.compile(r"\s*([-+]?)\s*")
-MIXED_RE = re.compile(r"(?:\s+|-|\s+and\s+)\(?(\d{1,9})\)?\s*/\s*\(?(\d{1,9})\)?(?![\d.,/]\d)")  # 2 1/2
-POWER_RE = re.compile(r"\s*\^\s*[{(]?\s*(-?\d{1,3})(?!\d)\s*[})]?")
-TIMES_RE = re.compile(r"\s*(?:([*/])|\b[xX]\b|(?<=\d)[xX](?=\d))\s*(?=[-(]?\s*\.?\d)")
-PLUS_RE = re.compile(r"\s*\+\s*(?=[-(]?\s*\.?\d)")
+MIXED_RE = re.compile(r"(?:\s+|-|\s+and\s+)(\d{1,9})\s*/\s*(\d{1,9})(?![\d.,/]\d)")  # 2 1/2
+POWER_RE = re.compile(r"\s*\^\s*\{?\s*(-?\d{1,3})(?!\d)\s*\}?")
+TIMES_RE = re.compile(r"\s*(?:([*/])|\b[xX]\b|(?<=\d)[xX](?=\d))\s*(?=-?\s*\.?\d)")
+PLUS_RE = re.compile(r"\s*\+\s*(?=-?\s*\.?\d)")
 
 # ---- what is said around it
 
 CODE_RE = re.compile(r"[)\]]\s*[(\[]|\(\)|[A-Za-z]\((?!e?s\))|\blambda\b|\bif\b.{0,40}\belse\b|\*\*|\^.*\^|\d\s*\[")
 COMPARED = r"\b(?:more|less|fewer|greater|larger|smaller) than\s*-?\d|\b(?:between|either)\s+-?[\d.]"
-BOUND_RE = re.compile(rf"[<>]|!=|{COMPARED}|\bat (?:least|most)\b|\bnot\s+-?[\d.,]+\W*$", re.I)
+BOUND_RE = re.compile(rf"[<>≠]|{COMPARED}|\bat (?:least|most)\b|\bnot\s+-?[\d.,]+\W*$", re.I)
 MORE_RE = re.compile(r"\bor (?:more|less|fewer|greater|higher|lower|above|below|over|under)\b", re.I)
 JOINT = r"(?:\b(?:to|and|through)\b|[,;&|/-]|\+/-)\s*(?:(?:or|and)\b\s*)?"  # 17 to 18, 17 boys and 18 girls
 HEDGE_RE = re.compile(rf"(?:\s+[A-Za-z]+){{0,3}}\s*{JOINT}[a-z]?\s*[-(]?\s*\.?\d|\s+-?\.?\d|\s*\+\s*$", re.I)
@@ -66,7 +66,6 @@ LEAD_RE = re.compile(
 )
 ABOUT = r"(?:about|around|approximately|approx\.?|roughly|nearly|us|usd|rs\.?)\s*"
 START_RE = re.compile(rf"[\s=~\[{{'\"]*(?:{ABOUT})?(?=[-+]?\s*\(?\s*[-+]?\s*\.?\d)", re.I)
-MINUS_RE = re.compile(r"\b(?:minus|negative)\s+(?=\d)", re.I)
 
 
 class NotANumber(ValueError):
@@ -74,12 +73,19 @@ class NotANumber(ValueError):
 
 
 def plain_text(text):
-    """An answer with fractions as (a)/(b), results after an =, and no unit's power: ready for read_plain_number."""
+    """An answer with fractions as a/b, results after an =, and no unit's power: ready for read_plain_number."""
     text = clean(text)
     if "\\" in text:
-        text = FRACTION_RE.sub(r" (\1)/(\2)", FRACTION_RE.sub(r" (\1)/(\2)", text)).replace("\\to", "=")
-    text = CENTS_RE.sub(lambda m: f"{m[1]}.{int(m[2]):02d} dollars", UNIT_POWER_RE.sub("", text))
+        text = SLASH_RE.sub(r" \1/\2", text).replace("\\to", "=")
+    text = BRACKETED_RE.sub(r"\1\2", UNIT_POWER_RE.sub("", text.replace("<=", "<").replace(">=", ">")))
     return " ".join(text.split())
+
+
+def same_number(value, gold):
+    """Integers exactly; anything else within 1e-6, of its size where that is below 1."""
+    if gold.denominator == 1:
+        return value == gold
+    return abs(value - gold) <= TOLERANCE * min(1, abs(gold))
 
 
 def _exact(token):
@@ -90,53 +96,40 @@ def _exact(token):
     return Fraction(mantissa) * Fraction(10) ** int(exponent or 0)
 
 
-def _sum(text, at, depth=0):
+def _sum(text, at):
     """(value, end) of the sum at `at`; a minus between two numbers ends it, because 17-18 is a range."""
-    value, at = _product(text, at, depth)
+    value, at = _product(text, at)
     while plus := PLUS_RE.match(text, at):
-        right, at = _product(text, plus.end(), depth)
+        right, at = _product(text, plus.end())
         value += right
     return value, at
 
 
-def _product(text, at, depth):
-    value, at = _factor(text, at, depth)
+def _product(text, at):
+    value, at = _factor(text, at)
     while operator := TIMES_RE.match(text, at):
-        right, at = _factor(text, operator.end(), depth)
+        right, at = _factor(text, operator.end())
         if sum(n.bit_length() for v in (value, right) for n in v.as_integer_ratio()) > BITS_LIMIT:
             raise NotANumber
         value = value / right if operator.group(1) == "/" else value * right
     return value, at
 
 
-def _factor(text, at, depth):
-    """A number, mixed number, power of a number or bracketed sum, with its sign."""
+def _factor(text, at):
+    """A number, mixed number or power of a number, with its sign."""
     sign = SIGN_RE.match(text, at)
-    at = sign.end()
-    if text.startswith("(", at) and depth < DEPTH_LIMIT:
-        value, at = _sum(text, at + 1, depth + 1)
-        at = len(text) - len(text[at:].lstrip())
-        if not text.startswith(")", at):
-            raise NotANumber
-        at += 1
-    else:
-        value, at = _unsigned(text, at)
-    return (-value if sign.group(1) == "-" else value), at
-
-
-def _unsigned(text, at):
-    number = NUMBER_RE.match(text, at)
+    number = NUMBER_RE.match(text, sign.end())
     if not number:
         raise NotANumber
     value, at = _exact(number.group()), number.end()
     mixed, power = MIXED_RE.match(text, at), POWER_RE.match(text, at)
     if mixed and value.denominator == 1 and 0 < int(mixed[1]) < int(mixed[2]):
-        return value + Fraction(int(mixed[1]), int(mixed[2])), mixed.end()
-    if not power:
-        return value, at
-    if abs(int(power[1])) > EXPONENT_LIMIT or len(str(value)) > 12:
-        raise NotANumber
-    return value ** int(power[1]), power.end()
+        value, at = value + Fraction(int(mixed[1]), int(mixed[2])), mixed.end()
+    elif power:
+        if abs(int(power[1])) > EXPONENT_LIMIT or len(str(value)) > 12:
+            raise NotANumber
+        value, at = value ** int(power[1]), power.end()
+    return (-value if sign.group(1) == "-" else value), at
 
 
 def _words_to_number(text):
@@ -158,7 +151,7 @@ def _words_to_number(text):
             total, group = (total + group) * PARTS[word.rstrip("s")], 0
         elif word != "and":
             break
-    sign = -1 if re.search(r"\b(?:minus|negative)\s*$", text[: first.start()], re.I) else 1
+    sign = -1 if text[: first.start()].endswith("-") else 1
     return sign * Fraction(total + group + share)
 
 
@@ -209,7 +202,6 @@ def read_plain_number(text):
         text = text[max((lead.end() for lead in LEAD_RE.finditer(text, 0, last_digit)), default=0) :]
     if BOUND_RE.search(text):
         raise NotANumber
-    text = MINUS_RE.sub("-", text)
     at = _number_start(text)
     value, end = _sum(text, at)
     if part := PART_RE.match(text, end):

@@ -12,24 +12,29 @@ ANSWER_CHARS = 1000  # of an answer that is looked at
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 CHARACTERS = {  # what NFKC leaves alone
     **dict.fromkeys("−–—‐‑‒―﹣－", "-"), **dict.fromkeys("€£¥₹₩₽₪฿¢", "$"), **dict.fromkeys("×✕✖·⋅∙∗", "*"),
-    **dict.fromkeys("→⇒⟹⟶➔", "\\to "), **dict.fromkeys("≈≃", "\\approx "), "÷": "/", "⁄": "/", "∕": "/", "≤": "<=", "≥": ">=",
-    "≠": "!=", "’": "'", "‘": "'", "“": '"', "”": '"', "π": "\\pi ", "√": "\\sqrt ", "∞": "\\infty ", "∪": "\\cup ",
+    **dict.fromkeys("→⇒⟹⟶➔", "\\to "), **dict.fromkeys("≈≃", "\\approx "), **dict.fromkeys("÷⁄∕", "/"),
+    "≤": "<=", "≥": ">=", "’": "'", "‘": "'", "“": '"', "”": '"', "π": "\\pi ", "√": "\\sqrt ", "∞": "\\infty ", "∪": "\\cup ",
     "∩": "\\cap ", "°": "^\\circ ", "º": "^\\circ ", "±": "\\pm ", "∈": "\\in ", "θ": "\\theta ", "∅": "\\emptyset ",
 }  # fmt: skip
 CHARACTER_TABLE = str.maketrans(CHARACTERS)
 END = r"(?![A-Za-z])"  # of a LaTeX command's name
 WRAPPERS = "text[a-z]*|math(?:rm|bf|it|sf|tt|bb|cal)|[mh]box|[fF]?boxed|fbox|operatorname|underline|boldsymbol|emph"
-CLEAN = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in [
+
+
+def compile_table(rows):
+    """Pairs of a pattern and its replacement, ready to be applied one after the other."""
+    return [(re.compile(pattern), replacement) for pattern, replacement in rows]
+
+
+CLEAN = compile_table(
+    [
         (r"(?<=\d)(?:,?\\[!,;: ]\s*|\{,\})(?=\d{3}(?!\d))", ""),  # 1,\!234  1{,}234  1\,234
         (rf"\\(?:left|right){END}\s*\.(?!\d)", " "),  # \left.
         (rf"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|[lL]arge|LARGE|rm|bf|!){END}", ""),
         (rf"\\(?:[,;:> ()\[\]]|q?quad{END}|square{END}|blacksquare{END}|checkmark{END})|~", " "),
         (rf"\\(?:text)?color\s*\{{[a-z]+\}}|\\math(?:rel|bin|ord){END}", " "),
         (r"\\mathbb\s*\{?\s*R\s*\}?", r"(-\\infty, \\infty)"),
-        (rf"\\(?:{WRAPPERS})\s*\{{([^{{}}]*)\}}", r" \1 "),  # \text{ cm}, \mathrm{cm}
-        (rf"\\(?:{WRAPPERS})\s*\{{([^{{}}]*)\}}", r" \1 "),  # one inside another
+        *2 * [(rf"\\(?:{WRAPPERS})\s*\{{([^{{}}]*)\}}", r" \1 ")],  # \text{ cm}; one may be inside another
         (r"\\?\$|\\?%", " "),
         (rf"\^\s*\{{?\s*(?:\\circ{END}|o\b)\s*\}}?|\\degrees?{END}|\\circ{END}", " "),  # 90^\circ
         (r"\\[dtc]frac", r"\\frac"),
@@ -37,8 +42,7 @@ CLEAN = [
         (r"\\frac\s*(\{[^{}]*\})\s*(\w)", r"\\frac\1{\2}"),
         (rf"\{{([^{{}}]*)\\over{END}([^{{}}]*)\}}", r"\\frac{\1}{\2}"),
         (rf"\{{([^{{}}]*)\\choose{END}([^{{}}]*)\}}", r"\\binom{\1}{\2}"),
-        (r"\\?\bsqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),  # sqrt(13)
-        (r"\\?\bsqrt\s*(\d+|[a-z]\b)", r"\\sqrt{\1}"),  # \sqrt 3
+        (r"\\?\bsqrt\s*(?:\(([^()]*)\)|(\d+|[a-z]\b))", r"\\sqrt{\1\2}"),  # sqrt(13), \sqrt 3
         (r"([\^_])\s*\{\s*(\w)\s*\}", r"\1\2"),  # x^{2}
         (rf"\\(?:times|cdot|ast){END}", "*"),
         (rf"\\div{END}", "/"),
@@ -48,15 +52,17 @@ CLEAN = [
         (rf"\\(?:geq?q?|geqslant){END}", ">="),
         (rf"\\lt{END}", "<"),
         (rf"\\gt{END}", ">"),
-        (rf"\\neq?{END}|(?<=\d)\s!=", "!="),
+        (rf"\\neq?{END}|(?<![\d)])!=|(?<![\d)!]) !=", "≠"),  # but 5! = 120
         (rf"\\(?:implies|iff|to|(?:[Ll]ong)?[rR]ightarrow){END}|[-=]+>", " \\\\to "),
         (rf"\\(?:mid|[lr]?vert){END}", "|"),
         (rf"\\colon{END}|\{{:\}}", ":"),
         (r"\\([&#_])", r"\1"),
+        (r"\b(?:[mM]inus|[nN]egative)\s+", "-"),
+        (r"<\s*(-?[\d.,]+)\s*>", r" \1 "),  # <18>
     ]
-]
+)
 TAGS = r"<<[^<>]*>>|<\|[^|<>]{1,40}\|>|</?[A-Za-z]\w{0,19}>|`+"  # <<9*2=18>>, <|im_end|>, <answer>
-EMPHASIS = r"(?<![\w)])[*_]+|(?<![*_])[*_]+(?![\w(])|[*_]{2,}+(?=[A-Za-z])"  # **18**
+EMPHASIS = r"(?<![\w)}*_])[*_]++(?=\S)|(?<=[^\s*_])[*_]++(?![\w({])|[*_]{2,}+(?=[A-Za-z])"  # **18**
 MARKUP_RE = re.compile(rf"{TAGS}|{EMPHASIS}")
 
 
@@ -93,3 +99,34 @@ def clean(text):
     for pattern, replacement in CLEAN:
         text = pattern.sub(replacement, text)
     return " ".join(text.split())
+
+
+def _box(text, at):
+    r"""(start, end) of the content of the box whose name begins at `at`; None when it is never closed."""
+    start = text.index("{", at) + 1
+    end = text.find("}", start, start + 2 * ANSWER_CHARS)
+    if end >= 0 and text[start:end].isalnum():  # nearly all real answers
+        return start, end
+    depth = 1
+    for brace in re.compile(r"\\.|[{}]", re.S).finditer(text, start, start + 2 * ANSWER_CHARS):
+        depth += {"{": 1, "}": -1}.get(brace.group(), 0)
+        if not depth:
+            return start, brace.start()
+    return None
+
+
+def boxed(text, joint=None):
+    r"""(content of the last `\boxed{}` or None, True when there is a box at all); a box never closed has no content.
+
+    Boxes with nothing but `joint`, a pattern, between them are one answer, unless they all say the same."""
+    at = text.rfind("boxed{")
+    place = _box(text, at) if at >= 0 else None
+    if place is None:
+        return None, at >= 0
+    contents = [text[place[0] : place[1]]]
+    while joint and (before := text.rfind("boxed{", 0, at)) >= 0 and len(contents) < 10:
+        place = _box(text, before)
+        if place is None or at - place[1] > 200 or not joint.fullmatch(text, place[1], at):
+            break
+        at, contents = before, [text[place[0] : place[1]], *contents]
+    return ", ".join(contents if len(set(contents)) > 1 else contents[:1]), True

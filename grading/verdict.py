@@ -2,18 +2,16 @@
 
 import re
 from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
 from typing import NamedTuple
 
 from .answer import extract_answer
 from .gold import parse_gold, read_numbers, read_ratios, read_words, same_numbers, same_ratio, same_words
 from .latex import normal_form, rational, same_latex, squeeze
-from .number import SIMPLE_RE, read_number
+from .number import SIMPLE_RE, read_number, same_number
 from .text import ANSWER_CHARS, clean
 from .worker import WORKERS, ask_math_verify
 
 GRADER_VERSION = 2  # goes up when a verdict, an answer read, a rule or a vote can change; a test holds it to that
-TOLERANCE = Fraction(1, 10**6)
 
 
 class Grade(NamedTuple):
@@ -26,13 +24,6 @@ class Grade(NamedTuple):
 
 CHOICE_RE = re.compile(r"\W*(?:(?:the )?(?:correct )?(?:option|choice|answer)\b(?: is)?)?\W*([A-Za-z])\b", re.I)
 OTHER_CHOICE_RE = re.compile(r"\b(?:or|and)\b\W*[A-Za-z]\b(?!\w)")  # C or D
-
-
-def _same_number(value, gold):
-    """Integers exactly; anything else within 1e-6."""
-    if gold.denominator == 1:
-        return value == gold.numerator
-    return abs(value - gold) <= TOLERANCE
 
 
 def _same_choice(answer, gold):
@@ -51,7 +42,7 @@ def _verdict(answer, gold):
     if gold.kind == "latex":
         return (_same_choice if isinstance(gold.value, str) else same_words)(answer, gold)
     value = read_number(answer)
-    return value is not None and _same_number(value, gold.value)
+    return value is not None and same_number(value, gold.value)
 
 
 def _settle(completion, gold):
@@ -64,7 +55,7 @@ def _settle(completion, gold):
     answer = answer.strip()
     simple = SIMPLE_RE.fullmatch(answer)
     if simple and gold.kind in ("integer", "decimal", "fraction"):  # nearly all real answers; same as the long way
-        return Grade(_same_number(int(simple.group(1)), gold.value), answer, rule)
+        return Grade(same_number(int(simple.group(1)), gold.value), answer, rule)
     verdict = _verdict(answer, gold)
     return (answer, rule) if verdict is None else Grade(verdict, answer, rule)
 
@@ -94,7 +85,7 @@ def grade_batch(completions, golds, kinds=None):
 
 def _ask(answer, gold):
     """math-verify's verdict on the normal forms, in LaTeX again."""
-    as_latex = str.maketrans({"⦃": "\\{", "⦄": "\\}", "⏎": "\\\\"})
+    as_latex = str.maketrans({"⦃": "\\{", "⦄": "\\}", "⏎": "\\\\", "≠": "\\neq "})
     return ask_math_verify(*(normal_form(t).translate(as_latex) for t in (answer, gold)))
 
 

@@ -13,9 +13,9 @@ import queue
 import resource
 import select
 import signal
-import subprocess
 import sys
 import threading
+from subprocess import DEVNULL, PIPE, Popen
 
 TIME_LIMIT = 5.0  # seconds for one question, of which the first to a worker also loads math-verify
 START_LIMIT = 60.0  # seconds for a worker to load math-verify
@@ -47,20 +47,13 @@ def _count(event):
 def check_grader(kinds):
     """Raise ModuleNotFoundError if a gold answer of these kinds may need math-verify and it is not installed."""
     if "latex" in kinds and importlib.util.find_spec("math_verify") is None:
-        raise ModuleNotFoundError(
-            "math-verify is missing, and LaTeX answers need it: pip install -r requirements.txt", name="math_verify"
-        )
+        raise ModuleNotFoundError("math-verify is missing, and LaTeX answers need it: pip install -r requirements.txt")
 
 
 def _start_worker():
     """A child process that judges one line at a time; it shares nothing with this process but two pipes."""
-    worker = subprocess.Popen(
-        [sys.executable, os.path.abspath(__file__)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    command = [sys.executable, os.path.abspath(__file__)]
+    worker = Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, start_new_session=True)
     try:
         _read_line(worker, START_LIMIT)
     except BaseException as error:
@@ -73,15 +66,14 @@ def _start_worker():
 
 def _take_worker(idle):
     """An idle worker that is still alive, else a new one."""
-    while not idle.empty():
+    while True:
         try:
             worker = idle.get_nowait()
-        except queue.Empty:  # another thread took it
-            break
+        except queue.Empty:
+            return _start_worker()
         if worker.poll() is None:
             return worker
         _stop_worker(worker)
-    return _start_worker()
 
 
 def _stop_worker(worker):
