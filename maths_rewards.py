@@ -37,8 +37,7 @@ Policy, where another choice could be defended:
 import re
 import sys
 
-from grading import KINDS, Gold, Grade, grade, grade_batch, parse_gold
-from grading import check_grader as _check
+from grading import KINDS, grade, grade_batch, parse_gold
 from maths_common import BadInput, make_parser, run_script
 
 REWARD_WEIGHTS = [1.0, 0.05]  # accuracy_reward, format_reward
@@ -89,7 +88,6 @@ def main():
     parser.add_argument("--kind", choices=KINDS, help="kind of gold answer (inferred when left out; MATH-500: latex)")
 
     args = parser.parse_args()
-
 
     if args.gold is None:
         raise BadInput("--gold is missing: give the right answer, as in --gold 18")

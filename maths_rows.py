@@ -12,8 +12,9 @@ import sys
 from collections import Counter
 from itertools import islice
 
+from grading import grade_batch
 from maths_common import BadInput
-from maths_rewards import format_reward, grade_batch
+from maths_rewards import format_reward
 
 MAX_SAMPLES = 1024
 REGRADE_ROWS = 1000  # at a time, so that slow answers are graded side by side

@@ -24,6 +24,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from grading import GRADER_VERSION
 from maths_common import (
     LOCK,
     ROOT,
@@ -38,7 +39,6 @@ from maths_common import (
 )
 from maths_datasets import build_prompt
 from maths_models import hash_model
-from maths_rewards import GRADER_VERSION
 
 EXIT_SAVED = 75  # EX_TEMPFAIL of sysexits.h: saved, not finished; a batch system may start the same command again
 SAMPLER_VERSION = 2  # raised when the same seed draws other tokens in training

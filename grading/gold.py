@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from .latex import normal_form
-from .number import DIGIT_RE, NUMBER_WORD_RE, NotANumber, plain_text, read_plain_number
+from .number import DIGIT_RE, NotANumber, plain_text, read_plain_number, says_number
 from .text import ANSWER_CHARS, boxed, clean
 
 KINDS = ("integer", "decimal", "fraction", "numbers", "ratio", "text", "latex")
@@ -128,7 +128,7 @@ def read_numbers(answer, thousands=True):
     comma = r",(?!\d{3}(?!\d))" if thousands else ","
     parts = re.split(rf";|{comma}|\band\b|&|\. " + ("" if "=" in text else BY), text)
     try:
-        said = [part for part in parts if DIGIT_RE.search(part) or NUMBER_WORD_RE.search(part)]
+        said = [part for part in parts if says_number(part)]
         return sorted(map(read_plain_number, said)) if 0 < len(said) <= 30 else None
     except (NotANumber, ArithmeticError):
         return None

@@ -81,6 +81,10 @@ def plain_text(text):
     return " ".join(text.split())
 
 
+def says_number(text):
+    return bool(DIGIT_RE.search(text) or NUMBER_WORD_RE.search(text))
+
+
 def same_number(value, gold):
     """Integers exactly; anything else within 1e-6, of its size where that is below 1."""
     if gold.denominator == 1:
@@ -157,7 +161,7 @@ def _words_to_number(text):
 
 def _same_alternatives(text):
     """'5/2 or 2.5' -> 5/2; '17 or 18' is a hedge."""
-    parts = [part for part in text.split(" or ") if DIGIT_RE.search(part) or NUMBER_WORD_RE.search(part)]
+    parts = [part for part in text.split(" or ") if says_number(part)]
     values = {read_plain_number(part) for part in parts}
     if len(values) != 1 or MORE_RE.search(text):
         raise NotANumber

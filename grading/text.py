@@ -13,8 +13,9 @@ SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-"
 CHARACTERS = {  # what NFKC leaves alone
     **dict.fromkeys("−–—‐‑‒―﹣－", "-"), **dict.fromkeys("€£¥₹₩₽₪฿¢", "$"), **dict.fromkeys("×✕✖·⋅∙∗", "*"),
     **dict.fromkeys("→⇒⟹⟶➔", "\\to "), **dict.fromkeys("≈≃", "\\approx "), **dict.fromkeys("÷⁄∕", "/"),
-    "≤": "<=", "≥": ">=", "’": "'", "‘": "'", "“": '"', "”": '"', "π": "\\pi ", "√": "\\sqrt ", "∞": "\\infty ", "∪": "\\cup ",
-    "∩": "\\cap ", "°": "^\\circ ", "º": "^\\circ ", "±": "\\pm ", "∈": "\\in ", "θ": "\\theta ", "∅": "\\emptyset ",
+    "≤": "<=", "≥": ">=", **dict.fromkeys("’‘", "'"), **dict.fromkeys("“”", '"'), "π": "\\pi ", "√": "\\sqrt ", "∞": "\\infty ",
+    "∪": "\\cup ", "∩": "\\cap ", "°": "^\\circ ", "º": "^\\circ ", "±": "\\pm ", "∈": "\\in ",
+    "θ": "\\theta ", "∅": "\\emptyset ",
 }  # fmt: skip
 CHARACTER_TABLE = str.maketrans(CHARACTERS)
 END = r"(?![A-Za-z])"  # of a LaTeX command's name
