@@ -1,7 +1,6 @@
-"""One repository of the Hugging Face Hub: reached or not, listed, a file of it fetched and checked, errors in one line.
+"""The Hugging Face Hub for save_model_locally.py: reach it, list a repository, fetch and check a file, say what failed.
 
-Serves save_model_locally.py alone: nothing else of Probability Smoothing Policy Optimisation (arXiv 2509.21282) touches
-the network.
+For the experiments of Probability Smoothing Policy Optimisation (arXiv 2509.21282); nothing else touches the network.
 """
 
 import contextlib

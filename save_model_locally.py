@@ -188,8 +188,6 @@ def fetch_model(cache_dir, job):
     for weights in (False, True):  # the configuration is looked at before gigabytes are fetched
         fetch_files(job, [sibling for sibling in job.files if is_weights(sibling) == weights])
         check_model(job.item["hub_id"], job.work, [sibling.rfilename for sibling in job.files])
-    for part in job.work.glob("*.part"):
-        part.unlink()
     publish(cache_dir, job.name, job.item, job.work)
 
 
@@ -204,28 +202,26 @@ def split_of(file):
 
 def choose_dataset_files(name, siblings):
     """The siblings that hold the wanted splits: Parquet, else JSON lines; raises BadInput if there are none."""
-    hub_id, folder, splits = DATASETS[name].hub_id, DATASETS[name].folder, set(DATASETS[name].splits)
-    in_folder = [s for s in siblings if folder and s.rfilename.startswith(f"{folder}/")]
+    data = DATASETS[name]
+    in_folder = [s for s in siblings if data.folder and s.rfilename.startswith(f"{data.folder}/")] or siblings
     for ending in (".parquet", ".jsonl"):
-        chosen = [s for s in in_folder or siblings if s.rfilename.endswith(ending) and split_of(s.rfilename) in splits]
-        if {split_of(s.rfilename) for s in chosen} == splits:
+        chosen = [s for s in in_folder if s.rfilename.endswith(ending) and split_of(s.rfilename) in data.splits]
+        if {split_of(s.rfilename) for s in chosen} == set(data.splits):
             return sorted(chosen, key=lambda s: s.rfilename)
-    scripts = [s.rfilename for s in siblings if s.rfilename.endswith(".py")]
-    has = f"only a script ({', '.join(scripts)}), which is not run," if scripts else "no Parquet or JSON-lines file"
-    wanted = " and ".join(DATASETS[name].splits)
-    raise BadInput(f"{hub_id} has {has} for {wanted}; if you have the files, use --from_files")
+    scripts = ", ".join(s.rfilename for s in siblings if s.rfilename.endswith(".py"))
+    has = f"only a script ({scripts}), which is not run," if scripts else "no Parquet or JSON-lines file"
+    raise BadInput(f"{data.hub_id} has {has} for {' and '.join(data.splits)}; if you have the files, use --from_files")
 
 
 def read_rows(path):
     """Rows (dicts, the Hub's schema) of a Parquet or JSON-lines file; raises BadInput if it is neither."""
     if path.suffix != ".parquet":
         return read_json_lines(path)
-    import pyarrow
-    from pyarrow import parquet
+    from pyarrow import ArrowException, parquet
 
     try:
         return parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (ArrowException, OSError) as error:
         raise BadInput(f"cannot read {path}: {error}") from None
 
 
@@ -277,9 +273,8 @@ def columns_of(path):
         if path.suffix == ".parquet":
             return set(parquet.read_schema(path).names)
         with open(path, encoding="utf-8") as file:
-            row = json.loads(file.readline(FIRST_LINE_BYTES))
-        return set(row) if isinstance(row, dict) else set()
-    except (ArrowException, OSError, ValueError, RecursionError):
+            return set(json.loads(file.readline(FIRST_LINE_BYTES)).keys())
+    except (ArrowException, OSError, ValueError, AttributeError, RecursionError):
         return set()
 
 
@@ -347,7 +342,7 @@ def choose_items(models, datasets, revisions):
 
 
 def plan_items(cache_dir, items):
-    """[Job] for what the cache lacks of `items` (see choose_items), or holds damaged; nothing is touched yet."""
+    """[Job] for what the cache lacks of `items` (see choose_items), or holds damaged; no item is touched yet."""
     jobs = []
     for name, kind, hub_id, revision in items:
         known = check_place(cache_dir, name, hub_id)
@@ -355,6 +350,8 @@ def plan_items(cache_dir, items):
         for file, what in faults.items():
             print(f"{name}/{file}: {what}", file=sys.stderr)
         if known and not faults and (kind == "dataset" or revision in (None, known["revision"])):
+            for left in ("replaced", str(known["revision"])[:12]):  # by a run that was killed right after it published
+                shutil.rmtree(cache_dir / PARTIAL / f"{name}-{left}", ignore_errors=True)
             continue
         revision = revision or (known or {}).get("revision")  # a repair brings back what was there
         if not jobs:
