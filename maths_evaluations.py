@@ -26,7 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from grading import GRADER_VERSION, check_grader
+from grading import GRADER_VERSION
 from maths_common import (
     DEMO_DIR,
     BadInput,
@@ -50,6 +50,7 @@ from maths_models import (
     load_model,
     load_tokenizer,
 )
+from maths_rewards import check_grader
 from maths_rows import (
     MAX_SAMPLES,
     TOO_LONG,
@@ -527,10 +528,7 @@ def main():
     args.datasets = list(dict.fromkeys(args.datasets or (["demo"] if trained_on_demo(dirs[0]) else DEFAULT_DATASETS)))
     out = choose_output_dir(args, dirs[0])
     problems = load_problems(args)
-    try:
-        check_grader({row["kind"] for rows in problems.values() for row in rows.values()})
-    except ModuleNotFoundError as error:
-        raise BadInput(str(error)) from None
+    check_grader({row["kind"] for rows in problems.values() for row in rows.values()})
     with hold_lock(out, f"another evaluation is writing to {out}: wait for it, or choose another --output_dir"):
         settings = regrade_stored(args, out, problems) if args.regrade else generate_missing(args, out, dirs, problems)
         summary = write_summary(args, out, problems, settings)

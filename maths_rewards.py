@@ -37,13 +37,22 @@ Policy, where another choice could be defended:
 import re
 import sys
 
+import grading
 from grading import KINDS, grade, grade_batch, parse_gold
 from maths_common import BadInput, make_parser, run_script
 
 REWARD_WEIGHTS = [1.0, 0.05]  # accuracy_reward, format_reward
 
 
-# ---------------------------------------------------------------- rewards in TRL's form
+def check_grader(kinds):
+    """Raise BadInput if a gold answer of these kinds may need math-verify and it is not installed."""
+    try:
+        grading.check_grader(kinds)
+    except ModuleNotFoundError as error:
+        raise BadInput(str(error)) from None
+
+
+# ---- rewards in TRL's form
 
 
 def _text(completion):
@@ -58,11 +67,16 @@ def _content(content):
     return "".join(part.get("text") or "" for part in content) if isinstance(content, list) else content or ""
 
 
-def accuracy_reward(completions, gold, kind=None, **kwargs):
+def accuracy_reward(completions, gold, kind=None, log_extra=None, **kwargs):
     """1.0 for each completion whose final answer is right, else 0.0.
 
-    Args: completions: strings or lists of messages. gold, kind: the data set's columns of the same length."""
-    return [float(g.correct) for g in grade_batch([_text(c) for c in completions], gold, kind)]
+    Args: completions: strings or lists of messages. gold, kind: the data set's columns of the same length. log_extra:
+    TRL's function that adds columns to its table of completions; it gets the answer read and the rule that found it."""
+    grades = grade_batch([_text(c) for c in completions], gold, kind)
+    if log_extra is not None:
+        log_extra("answer", [g.answer for g in grades])
+        log_extra("rule", [g.rule for g in grades])
+    return [float(g.correct) for g in grades]
 
 
 FORMAT_RE = re.compile(r"#### -?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?\s*")
@@ -78,7 +92,7 @@ def _well_formed(text):
     return at >= 0 and text[:at][-1:] in ("", "\n") and FORMAT_RE.fullmatch(text, at) is not None
 
 
-# ---------------------------------------------------------------- command line
+# ---- command line
 
 
 def main():
@@ -86,7 +100,6 @@ def main():
     parser.add_argument("--gold", help="gold answer, as the data set has it")
     parser.add_argument("--completion", default="-", help="text to grade; - reads standard input")
     parser.add_argument("--kind", choices=KINDS, help="kind of gold answer (inferred when left out; MATH-500: latex)")
-
     args = parser.parse_args()
 
     if args.gold is None:

@@ -150,12 +150,13 @@ def lock_run_dir(path, overwrite):
     lock = hold_lock(path, busy)
     if overwrite and any(p.name != LOCK for p in path.iterdir()):
         if (path / "evaluations").is_dir():
-            hold_lock(path / "evaluations", f"another process is evaluating {path}").release()
+            with hold_lock(path / "evaluations", f"another process is evaluating {path}"):
+                pass
         aside = next(p for n in range(1, 10**6) if not (p := path.with_name(f"{path.name}.old-{n}")).exists())
-        path.rename(aside)
-        print(f"moved {path} to {aside}")
-        old, lock = lock, hold_lock(path, busy)
-        old.release()
+        with lock:  # of what is moved, until there is a new one
+            path.rename(aside)
+            print(f"moved {path} to {aside}")
+            lock = hold_lock(path, busy)
     if not (path / "run.json").exists() and any(p.name != LOCK for p in path.iterdir()):
         raise BadInput(f"{path} is not empty and holds no run.json: choose another --output_dir, or --overwrite")
     return lock

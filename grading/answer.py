@@ -10,7 +10,7 @@ from .text import ANSWER_CHARS, boxed, cut
 
 # ---- marks of an answer, with an example of each
 
-END_RE = re.compile(r"(?<=\S)\s*(?:<\|(?:im_end|im_start|endoftext|eot_id|end_of_text|end)\|>|</s>|\[INST\])")
+END_RE = re.compile(r"(?<=\S)\s{0,9}(?:<\|(?:im_end|im_start|endoftext|eot_id|end_of_text|end)\|>|</s>|\[INST\])")
 STEP = r"(?:step|part|case|problem|question|example|method)\b[\s*_]*(?:\d|[a-z]\b|[ivx]+\b)"  # Step 2: add
 NOTE = r"(?:explanation|reasoning|calculation|verification|check|note)s?\b"
 HEADING_RE = re.compile(rf"[\s*_]*(?:{STEP}|{NOTE})|\W*(?:\d{{1,2}}|[A-Za-z])[.)]\s+\W*[A-Za-z]", re.I)  # 2. Income
@@ -20,7 +20,7 @@ LABEL_RE = re.compile(rf"[\s#:>*_=.-]*(?:{LABEL}[\s:*_]*)?$", re.I)  # nothing, 
 IS = r"(?<=\s)(?:is|was|equals|(?:would|will|should|could|must)\s{1,5}be)\b"
 QUESTION = r"(?:\s{1,5}(?:to|for|in)\s[\w ]{1,40}?)?"  # answer to the question is
 NO_ANSWER = r"(?!(?:in)?correct\b|right\b|wrong\b|valid\b|verified\b|reasonable\b)"  # the answer is correct
-MARK = rf"answer{QUESTION}[ \t*_]{{0,20}}+(?:{IS}|(?P<colon>[:=\n]))[\s:*_]{{0,20}}+{NO_ANSWER}"  # ## Answer
+MARK = rf"answer{QUESTION}[ \t*_]{{0,20}}+(?:{IS}|(?P<colon>(?<!our answer)[:=\n]))[\s:*_]{{0,20}}+{NO_ANSWER}"  # ## Answer
 ANSWER_IS_RE = re.compile(rf"{MARK}|\n(?P<line>A:)\s*", re.I)
 VALUE_RE = re.compile(r"[\s*_~$\\]*-?\$?\.?\d[\d,.]*+(?!\)?\s*[-+*/×÷=x]\s*[$(\d])")  # 18 eggs; not 9 * 2
 TITLES = r"(?<!\bM[rs]\.)(?<!\bDr\.)(?<!\bMrs\.)"
@@ -65,7 +65,7 @@ def _after_marker(text, kind):
 def _first_sentence(text, kind):
     """The first sentence below "Answer:"; None where it is no answer but begins a whole solution, which ends in one."""
     sentence, *rest = re.split(rf"{BREAK_RE.pattern}|\n", cut(text), maxsplit=1)
-    sentence = BULLET_RE.sub("", sentence, count=1)
+    sentence = BULLET_RE.sub("", sentence, count=1).rstrip(". ")
     leads_on = kind != "text" and rest and DIGIT_RE.search(rest[0])
     return None if leads_on and ("=" in sentence or not VALUE_RE.match(sentence)) else sentence
 
@@ -75,9 +75,8 @@ def _answer_is(text, kind):
     line = text.rfind("\nA:")
     if line >= 0 and SIMPLE_RE.fullmatch(text, line + 3):  # nearly all of GSM8K's own form
         return text[line + 3 :].strip()
-    text, found = "\n" + text[-10 * ANSWER_CHARS :], None
-    for found in ANSWER_IS_RE.finditer(text):
-        pass
+    text = "\n" + text[-10 * ANSWER_CHARS :]
+    found = max(ANSWER_IS_RE.finditer(text), key=re.Match.end, default=None)
     if found is None:
         return None
     colon = found["colon"] or found["line"]
@@ -127,11 +126,12 @@ def _unchecked(text):
 
 
 def _last_sentence(text, kind="text"):
-    """The last sentence; where several numbers are asked for and it has only one, the lines of the last paragraph."""
+    """The last sentence; where several numbers are asked for and it has only one, the list that ends the text."""
     paragraph = text.strip()[-ANSWER_CHARS:].split("\n\n")[-1]
     sentence = BREAK_RE.split(paragraph.rsplit("\n", 1)[-1])[-1]
     several = kind == "numbers" and len(NUMBER_RE.findall(sentence)) < 2
-    return "; ".join(BULLET_RE.sub("", line) for line in paragraph.split("\n")) if several else sentence
+    lines = paragraph.rpartition(":\n")[2].split("\n")
+    return "; ".join(BULLET_RE.sub("", line) for line in lines) if several else sentence
 
 
 def _last_formula(text):
@@ -165,9 +165,10 @@ def extract_answer(completion, kind="integer"):
     Args: completion: any text. kind: one of KINDS; it decides which rule goes first and what the last resort is.
     Returns (answer, rule): the raw answer text or None, and the rule: "####", "boxed", "answer is", "last number",
     "last formula", "last sentence", "first word", or "none"."""
-    if "<" in completion or "[INST]" in completion:
-        thought, _, said = completion.rpartition("</think>")
-        completion = END_RE.split(said if said.strip() else thought, maxsplit=1)[0]
+    thought, _, said = completion.rpartition("</think>")
+    completion = said if said.strip() else thought
+    if "<|" in completion or "</s>" in completion or "[INST]" in completion:
+        completion = END_RE.split(completion, maxsplit=1)[0]
     marked = _after_marker(completion, kind)
     if marked is not None and kind != "latex":
         return marked, "####"

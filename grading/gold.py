@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from .latex import normal_form
-from .number import DIGIT_RE, NotANumber, plain_text, read_plain_number, says_number
+from .number import DIGIT_RE, REMARK_RE, NotANumber, plain_text, read_plain_number, says_number
 from .text import ANSWER_CHARS, boxed, clean
 
 KINDS = ("integer", "decimal", "fraction", "numbers", "ratio", "text", "latex")
@@ -27,10 +27,8 @@ PLAIN_NUMBER_RE = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+")
 FRACTION_RE = re.compile(r"(-?)\(?(\d+)/(\d+)\)?")
 UNIT_RE = re.compile(r"(?<=\d)\s*\([^()]*\)\s*$")  # 9 (apples)
 ORDINAL_RE = re.compile(r"(?<=\d)(?:st|nd|rd|th)$")  # 6th
-CLOCK = r"\d{1,6}(?: ?: ?\d{1,6})+"  # 3:30, 3 : 4 : 5
-TIME_RE = re.compile(
-    rf"(?<![\d./:])(?<!\d )(?<!(?<!\d)-)({CLOCK})(?![\d/]|\.\d)(?: ?([ap])\.?\s*m\b\.?)?", re.I
-)  # 3:30 p.m.
+CLOCK = r"(?<![\d./:])(?<!\d )(?<!(?<!\d)-)(\d{1,6}(?: ?: ?\d{1,6})+)(?![\d/]|\.\d)"  # 3:30, 3 : 4 : 5
+TIME_RE = re.compile(rf"{CLOCK}(?: ?([ap])\.?\s*m\b\.?)?", re.I)  # 3:30 p.m.
 
 
 @lru_cache(maxsize=100_000)
@@ -146,7 +144,7 @@ RATIO_JOINT_RE = re.compile(rf"(?<=\d)(?: [A-Za-z-]{{2,15}}){{0,3}}?[ -]?(?:{TO}
 
 
 def _ratio(found):
-    """A match of TIME_RE -> (numbers, 'a', 'p' or ''); 6:01:00 is 6:01, and 15:30 p.m. needs no p.m."""
+    """A match of TIME_RE -> (numbers, 'a', 'p' or ''); 6:01:00 is 6:01, and 15:30 is 3:30 p.m."""
     numbers, half = tuple(int(n) for n in found.group(1).split(":")), (found.group(2) or "").lower()
     numbers = numbers[:2] if numbers[2:] == (0,) else numbers
     return numbers, "" if numbers[0] > 12 else half
@@ -154,7 +152,7 @@ def _ratio(found):
 
 def read_ratios(answer):
     """Every ratio or time that an answer says once its working is left out; of several equal ratios the last."""
-    text = re.sub(r"(?<=[\dm.]) \([^()]*\)\W*$", "", plain_text(answer))  # 3:30 p.m. (90 minutes later)
+    text = REMARK_RE.sub("", plain_text(answer))
     text = next((p for p in reversed(re.split(r"=|\bsimplif\w+|\breduc\w+", text)) if DIGIT_RE.search(p)), text)
     found = list(TIME_RE.finditer(text)) or list(TIME_RE.finditer(RATIO_JOINT_RE.sub(":", text)))
     ratios = [_ratio(f) for f in found]
@@ -165,19 +163,16 @@ def read_ratios(answer):
 def same_ratio(answer, gold):
     """Same numbers and no contradiction of a.m. and p.m.; 24-hour and 12-hour clock agree; several must all agree."""
     found = read_ratios(answer)
-    return bool(found) and all(_same_time(f, gold.value) for f in found)
+    return bool(found) and all(_same_time(*f, *gold.value) for f in found)
 
 
-def _same_time(answer, gold):
-    (numbers, half), (gold_numbers, gold_half) = answer, gold
-    if half and gold_half:
-        return answer == gold
-    return numbers == gold_numbers or bool(half or gold_half) and _clock(*answer) == _clock(*gold)
-
-
-def _clock(numbers, half):
-    hour = numbers[0] % 12 + (12 if half == "p" else 0) if half else numbers[0]
-    return (hour, *numbers[1:])
+def _same_time(numbers, half, gold_numbers, gold_half):
+    if numbers == gold_numbers:
+        return not (half and gold_half) or half == gold_half
+    clock, gold_clock = (
+        [(n[0] % 12 + 12 * (h == "p") if h else n[0]), *n[1:]] for n, h in ((numbers, half), (gold_numbers, gold_half))
+    )
+    return half != gold_half and not (half and gold_half) and clock == gold_clock
 
 
 # ---- words
@@ -186,7 +181,7 @@ ARTICLES = {"the", "a", "an"}
 LEADING = {"so", "therefore", "thus", "hence", "in", "on", "at", "it"}
 SAID = {"is", "was", "are", "answer"}
 ALTERNATIVES = {"or", "and", "not", "nor", "vs", "/", "&", "yes", "no"}
-SINCE_RE = re.compile(r"\W*(?:since|because|as|comparing)\b[^,]*,\s*", re.I)  # Since 50 > 20, Bryan has more.
+SINCE_RE = re.compile(r"\A\W{0,9}(?:since|because|as|comparing)\b[^,]*,\s*", re.I)  # Since 50 > 20, Bryan has more.
 
 
 def read_words(text):

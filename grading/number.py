@@ -21,7 +21,7 @@ NUMBER_NAMES = (
 TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 WORD_VALUES = {name: n for n, name in enumerate(NUMBER_NAMES)} | {name: 10 * n for n, name in enumerate(TENS, 2)}
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-PARTS = {"half": Fraction(1, 2), "third": Fraction(1, 3), "quarter": Fraction(1, 4), "fifth": Fraction(1, 5)}
+PARTS = {"half": 2, "third": 3, "quarter": 4, "fifth": 5}
 
 # ---- what a number looks like
 
@@ -32,7 +32,8 @@ EXPONENT = r"[eE][+-]?\d{1,3}(?!\w)"  # 1.2e3
 NUMBER = rf"{NOT_BEFORE}(?:(?:{GROUPED})(?:\.\d+)?|\.\d+)(?:{EXPONENT})?{NOT_AFTER}"
 NUMBER_RE = re.compile(NUMBER)
 SIMPLE_RE = re.compile(r"\s*\$?\s*(-?\d{1,300})(?:\.0{0,9})?\s*")  # nearly all real answers: 18, $18.00
-NUMBER_WORD_RE = re.compile(rf"\b(?<!\bno )(?:{'|'.join([*WORD_VALUES, *SCALES])})\b", re.I)
+WORD = rf"\b(?<!\bno )(?:{'|'.join([*WORD_VALUES, *SCALES])})\b"
+WORDS_RE = re.compile(rf"{WORD}(?:(?:[\s-]|\sand\s)+{WORD})*", re.I)  # one hundred and twenty-five
 SCALE_RE = re.compile(rf"\s*({'|'.join(SCALES)})s?\b", re.I)
 PART_RE = re.compile(rf"\s+and\s+(?:a|one)\s+({'|'.join(PARTS)})\b", re.I)  # 2 and a half
 DIGIT_RE = re.compile(r"\d")
@@ -82,7 +83,8 @@ def plain_text(text):
 
 
 def says_number(text):
-    return bool(DIGIT_RE.search(text) or NUMBER_WORD_RE.search(text))
+    """Whether there is a digit or a number word in a text."""
+    return bool(DIGIT_RE.search(text) or WORDS_RE.search(text))
 
 
 def same_number(value, gold):
@@ -136,27 +138,17 @@ def _factor(text, at):
     return (-value if sign.group(1) == "-" else value), at
 
 
-def _words_to_number(text):
-    """'one hundred and twenty-five dollars' -> 125, 'two and a half' -> 5/2. Raises NotANumber without words."""
-    first = NUMBER_WORD_RE.search(text)
-    if not first or re.search(rf"\bto\s+{NUMBER_WORD_RE.pattern}", text, re.I):
-        raise NotANumber
-    part = PART_RE.search(text)
-    words = re.findall(r"[a-z]+", text[first.start() : part.start() if part else len(text)].lower())
-    total, group, share = 0, 0, PARTS[part.group(1).lower()] if part else 0
-    for word in words:
-        if word in WORD_VALUES:
-            group += WORD_VALUES[word]
-        elif word == "hundred":
+def _in_digits(words):
+    """A match of WORDS_RE in digits: 'one hundred and twenty-five' -> '125'."""
+    total = group = 0
+    for word in re.findall("[a-z]+", words.group().lower()):
+        if word == "hundred":
             group = (group or 1) * 100
         elif word in SCALES:
             total, group = total + (group or 1) * SCALES[word], 0
-        elif word.rstrip("s") in PARTS:  # three quarters
-            total, group = (total + group) * PARTS[word.rstrip("s")], 0
-        elif word != "and":
-            break
-    sign = -1 if text[: first.start()].endswith("-") else 1
-    return sign * Fraction(total + group + share)
+        else:
+            group += WORD_VALUES.get(word, 0)
+    return str(total + group)
 
 
 def _same_alternatives(text):
@@ -200,7 +192,10 @@ def read_plain_number(text):
     if CODE_RE.search(text) or re.search(r"\\[A-Za-z]", text) or sum(map(text.count, "+*/^")) > OPERATORS:
         raise NotANumber
     if not DIGIT_RE.search(text):
-        return _words_to_number(text)
+        text = WORDS_RE.sub(_in_digits, text)
+    text = PART_RE.sub(lambda m: f" 1/{PARTS[m[1].lower()]}", text)
+    if not DIGIT_RE.search(text):
+        raise NotANumber
     if not text.startswith("="):  # = 12 days for it to be 600 inches
         last_digit = LAST_DIGIT_RE.match(text).end() - 1
         text = text[max((lead.end() for lead in LEAD_RE.finditer(text, 0, last_digit)), default=0) :]
@@ -208,8 +203,6 @@ def read_plain_number(text):
         raise NotANumber
     at = _number_start(text)
     value, end = _sum(text, at)
-    if part := PART_RE.match(text, end):
-        return value + (PARTS[part.group(1).lower()] if value >= 0 else -PARTS[part.group(1).lower()])
     if HEDGE_RE.match(text, end) or re.search(r"\d\s*(?:to|-)\s*$", text[:at]):
         raise NotANumber
     scale = SCALE_RE.match(text, end)

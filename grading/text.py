@@ -13,8 +13,8 @@ SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-"
 CHARACTERS = {  # what NFKC leaves alone
     **dict.fromkeys("−–—‐‑‒―﹣－", "-"), **dict.fromkeys("€£¥₹₩₽₪฿¢", "$"), **dict.fromkeys("×✕✖·⋅∙∗", "*"),
     **dict.fromkeys("→⇒⟹⟶➔", "\\to "), **dict.fromkeys("≈≃", "\\approx "), **dict.fromkeys("÷⁄∕", "/"),
-    "≤": "<=", "≥": ">=", **dict.fromkeys("’‘", "'"), **dict.fromkeys("“”", '"'), "π": "\\pi ", "√": "\\sqrt ", "∞": "\\infty ",
-    "∪": "\\cup ", "∩": "\\cap ", "°": "^\\circ ", "º": "^\\circ ", "±": "\\pm ", "∈": "\\in ",
+    "≤": "<=", "≥": ">=", **dict.fromkeys("’‘", "'"), **dict.fromkeys("“”", '"'), "π": "\\pi ", "√": "\\sqrt ",
+    "∞": "\\infty ", "∪": "\\cup ", "∩": "\\cap ", "°": "^\\circ ", "º": "^\\circ ", "±": "\\pm ", "∈": "\\in ",
     "θ": "\\theta ", "∅": "\\emptyset ",
 }  # fmt: skip
 CHARACTER_TABLE = str.maketrans(CHARACTERS)
