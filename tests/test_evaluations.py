@@ -1,6 +1,5 @@
-"""Evaluation: its statistics against enumeration and simulation, its files against kills, its messages, its engine."""
+"""Evaluation: its files against kills, its messages, its engine."""
 
-import itertools
 import json
 import os
 import random
@@ -19,151 +18,6 @@ import maths_rows
 from maths_common import BadInput, hold_lock, run_script
 from maths_evaluations import parse_args
 from maths_rows import ROW, cut_torn_line, parse_row
-from maths_statistics import (
-    Sample,
-    bootstrap_interval,
-    majority_at_k,
-    pass_at_k,
-    powers_of_two,
-    prompt_metrics,
-    summarise,
-    vote_of,
-    wilson_interval,
-)
-
-# ---- statistics
-
-
-@pytest.mark.parametrize("total", range(1, 9))
-def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(total):
-    for correct, k in itertools.product(range(total + 1), range(1, total + 1)):
-        samples = [True] * correct + [False] * (total - correct)
-        subsets = list(itertools.combinations(samples, k))
-        assert pass_at_k(total, correct, k) == pytest.approx(sum(map(any, subsets)) / len(subsets), abs=1e-12)
-
-
-@pytest.mark.parametrize("k", [0, 5])
-def test_pass_at_k_refuses_more_samples_than_there_are(k):
-    with pytest.raises(ValueError):
-        pass_at_k(4, 1, k)
-
-
-def majority_by_enumeration(votes, k):
-    """votes: one answer a sample, 0 the right one, None no answer. The chance over subsets and over ties."""
-    wins = []
-    for subset in itertools.combinations(votes, k):
-        counts = {v: subset.count(v) for v in subset if v is not None}
-        top = [v for v, n in counts.items() if n == max(counts.values())]
-        wins.append((0 in top) / max(1, len(top)))
-    return sum(wins) / len(wins)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.sampled_from([0, 0, 1, 1, 2, 3, None]), min_size=1, max_size=9))
-def test_majority_at_k_is_what_enumerating_all_subsets_gives(votes):
-    counts = tuple(votes.count(answer) for answer in range(4))
-    exact = majority_at_k(counts, votes.count(None))
-    for k in range(1, len(votes) + 1):
-        assert exact[k - 1] == pytest.approx(majority_by_enumeration(votes, k), abs=1e-12)
-
-
-def test_majority_at_k_holds_for_many_samples():
-    """256 samples, most of them different: the value for one vote is the accuracy, and no probability leaves [0, 1]."""
-    exact = majority_at_k((100, *[1] * 96, 30, 20), 10)
-    assert exact[0] == pytest.approx(100 / 256) and exact[-1] == 1
-    assert all(0 <= p <= 1 + 1e-12 for p in exact)
-
-
-def test_powers_of_two_end_with_the_number_itself():
-    assert powers_of_two(1) == [1] and powers_of_two(16) == [1, 2, 4, 8, 16] and powers_of_two(12) == [1, 2, 4, 8, 12]
-
-
-@pytest.mark.parametrize("successes, total", [(0, 5), (3, 10), (17, 17), (400, 1319)])
-def test_wilson_interval_ends_where_the_score_test_does(successes, total):
-    """Its ends are the rates p at which (observed - p) / sqrt(p (1 - p) / n) is 1.96: found here by bisection."""
-
-    def solve(inside, outside):
-        for _ in range(100):
-            middle = (inside + outside) / 2
-            if (successes / total - middle) ** 2 <= 1.959964**2 * middle * (1 - middle) / total:
-                inside = middle
-            else:
-                outside = middle
-        return inside
-
-    rate = successes / total
-    expected = (0 if successes == 0 else solve(rate, 0), 1 if successes == total else solve(rate, 1))
-    assert wilson_interval(successes, total) == pytest.approx(expected, abs=1e-9)
-
-
-def simulate_coverage(prompts, samples, trials=1000):
-    """Share of trials whose interval for the accuracy holds the truth (0.4): rates vary from prompt to prompt."""
-    rng, hits = np.random.default_rng(5), 0
-    for _ in range(trials):
-        rates = rng.beta(0.8, 1.2, size=prompts)
-        values = rng.binomial(samples, rates) / samples
-        if samples == 1:
-            low, high = wilson_interval(values.sum(), prompts)
-        else:
-            [low], [high] = bootstrap_interval(values[:, None], seed=int(rng.integers(2**31)))
-        hits += low <= 0.4 <= high
-    return hits / trials
-
-
-@pytest.mark.parametrize("prompts, samples", [(80, 16), (40, 4), (15, 8), (200, 1)])
-def test_intervals_hold_the_truth_in_95_of_100_evaluations(prompts, samples):
-    assert 0.93 <= simulate_coverage(prompts, samples) <= 0.97
-
-
-def test_treating_a_prompts_samples_as_independent_would_miss_the_truth_too_often():
-    """The same simulation with an interval that ignores the clusters: the test above can tell the difference."""
-    rng, hits = np.random.default_rng(5), 0
-    for _ in range(500):
-        right = rng.binomial(16, rng.beta(0.8, 1.2, size=100)).sum()
-        low, high = wilson_interval(right, 1600)
-        hits += low <= 0.4 <= high
-    assert hits / 500 < 0.8
-
-
-def test_bootstrap_interval_is_that_of_a_plain_loop():
-    values = np.random.default_rng(1).normal(size=(40, 2))
-    rng = np.random.default_rng(0)
-    means = np.array([values[rng.integers(40, size=40)].mean(0) for _ in range(20_000)])
-    low, high = bootstrap_interval(values)
-    assert low == pytest.approx(np.quantile(means, 0.0228, axis=0), abs=0.03)
-    assert high == pytest.approx(np.quantile(means, 0.9772, axis=0), abs=0.03)
-
-
-def make_samples(correct, answers):
-    return [Sample(c, True, i % 2 == 0, 10 + i, a) for i, (c, a) in enumerate(zip(correct, answers, strict=True))]
-
-
-def test_prompt_metrics_by_hand():
-    metrics = prompt_metrics(make_samples([1, 0, 0, 0], ["5", "7", "7.0", None]))
-    assert metrics["accuracy"] == 0.25 and metrics["pass@1"] == 0.25 and metrics["pass@2"] == 0.5
-    assert metrics["pass@4"] == 1 and metrics["maj@1"] == 0.25 and metrics["maj@4"] == 0  # 7 and 7.0 vote together
-    assert metrics["cut_off"] == 0.5 and metrics["mean_tokens"] == 11.5 and metrics["well_formed"] == 1
-
-
-def test_votes_for_the_same_number_count_together():
-    assert vote_of("1,200") == vote_of("1200") == vote_of("1200.0") != vote_of("120")
-    assert vote_of(" x +  1") == "x + 1"
-
-
-@given(st.text(max_size=200))
-def test_any_answer_has_a_vote(text):
-    assert isinstance(vote_of(text), str)
-
-
-def test_the_interval_does_not_collapse_when_all_prompts_agree():
-    summary = summarise([prompt_metrics(make_samples([1, 1], ["5", "5"]))] * 30)
-    assert summary["accuracy"]["value"] == 1 and 0.8 < summary["accuracy"]["low"] < 0.95
-
-
-def test_one_prompt_has_no_interval_but_wilsons():
-    summary = summarise([prompt_metrics(make_samples([1, 0], ["5", "6"]))])
-    assert summary["accuracy"] == {"value": 0.5, "low": None, "high": None}
-
 
 # ---- a small model and its evaluation
 
@@ -286,14 +140,6 @@ def test_summary_is_what_the_rows_say(finished):
     cut = np.mean([r["finish_reason"] == "length" for r in rows])
     assert figures["cut_off"]["value"] == pytest.approx(cut, abs=1e-6) and 0 < cut < 1
     assert "pass@2" not in summary["datasets"]["demo"]["0"]
-
-
-def test_summary_by_category_and_difficulty():
-    problems = {i: {"category": "ab"[i % 2], "difficulty": ""} for i in range(6)}
-    rows = {i: [Sample(i % 2 == 0, True, False, 5, "1")] for i in range(6)}
-    summary = maths_evaluations.summarise_dataset(rows, problems)
-    assert summary["by_category"]["a"]["accuracy"]["value"] == 1 and summary["by_category"]["b"]["prompts"] == 3
-    assert "by_difficulty" not in summary
 
 
 def test_starting_again_adds_nothing_and_loads_no_model(copied, model_dir, monkeypatch):
