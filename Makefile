@@ -12,7 +12,7 @@ demo: .venv/patched
 	$(PY) maths_finetuning.py --model demo --trust_region_method pspo --seed 0
 	$(PY) maths_evaluations.py --model_path demo --temperatures 0 1 --samples_per_prompt 4
 	$(PY) maths_evaluations.py --model_path runs/demo/pspo/seed0 --temperatures 0 1 --samples_per_prompt 4
-	$(PY) maths_compare.py runs/demo/base runs/demo/pspo/seed0
+	$(PY) maths_report.py runs/demo/base runs/demo/pspo/seed0
 	@echo
 	@echo "The reward curve: runs/demo/pspo/seed0/reward_curve.png"
 	@echo "The same for a real model (the first command needs internet, the others a GPU):"

@@ -448,7 +448,7 @@ def finish_training(args, trainer, path, record, rows, checkpoint, say):
 def draw_curve(path):
     """Draw the training curve of a finished run; a picture that fails is a warning and costs nothing else."""
     try:
-        from maths_plots import plot_training
+        from maths_figures import plot_training
 
         plot_training([path], path / "reward_curve.png")
     except (OSError, ValueError, TypeError, ImportError, RuntimeError) as error:

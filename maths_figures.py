@@ -1,16 +1,15 @@
-"""Training curves as PNG: one run, or several methods and seeds in one picture.
+"""Figures: the training curves of one run, and what a report shows of many; a PNG and an SVG each.
 
-For runs of maths_finetuning.py (Probability Smoothing Policy Optimisation, arXiv 2509.21282).
+Used by maths_finetuning.py and maths_page.py (Probability Smoothing Policy Optimisation, arXiv 2509.21282). The curves
+of some runs by themselves, one colour a method, one line a seed:
 
-    python maths_plots.py runs/demo/pspo/seed0                              # -> runs/demo/pspo/seed0/reward_curve.png
-    python maths_plots.py runs/demo/*/seed* --output compare.png            # one colour a method, one line a seed
+    python -c "from maths_figures import plot_training; plot_training(['runs/demo/pspo/seed0'], 'curve.png')"
 """
 
 import json
-import sys
 from pathlib import Path
 
-from maths_common import BadInput, make_parser, read_json_lines, run_script
+from maths_common import BadInput, read_json_lines
 
 # Colours that stay apart for colour-blind readers: Okabe and Ito, https://jfly.uni-koeln.de/color/
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
@@ -73,21 +72,3 @@ def plot_training(paths, output):
     figure.savefig(temporary, dpi=150, format="png")
     plt.close(figure)
     temporary.replace(output)
-
-
-def main():
-    parser = make_parser(__doc__)
-    parser.add_argument("run_dirs", nargs="+", help="run directories")
-    parser.add_argument("--output", help="PNG file (default: reward_curve.png in a single run's directory)")
-    args = parser.parse_args()
-    if args.output is None and len(args.run_dirs) > 1:
-        raise BadInput("several runs need --output FILE.png")
-    output = Path(args.output or Path(args.run_dirs[0]) / "reward_curve.png")
-    if not output.parent.is_dir():
-        raise BadInput(f"{output.parent} is not a directory")
-    plot_training(args.run_dirs, output)
-    print(output)
-
-
-if __name__ == "__main__":
-    sys.exit(run_script(main))

@@ -1,0 +1,309 @@
+"""Which trust region is better, by how much and how sure? A table here; with --output a page, figures and files.
+
+Reads the directories of runs that maths_finetuning.py made and maths_evaluations.py evaluated, or a grid file of
+maths_grid.py, for Probability Smoothing Policy Optimisation (arXiv 2509.21282).
+
+    python maths_report.py runs/demo/base runs/demo/pspo/seed0                    # two runs, paired by problem
+    python maths_report.py runs/demo/*/seed* --baseline clip                      # methods over their seeds
+    python maths_report.py recipes/study.yaml --output report/study               # index.html, tables, figures
+
+Runs that differ in nothing but the seed are one method. Where a method was tried at several learning rates, validation
+chooses among them, never the test set, and the number of tried values stands beside the result. The baseline is noclip
+at the same num_iterations and steps_per_generation, unless --baseline names another method. Two intervals are given:
+over problems, which speaks of these runs, and over seeds and problems, which speaks of the method and needs three
+seeds. p is corrected by Holm's method over the methods that are compared with one baseline.
+
+Under --output: results.csv (methods), runs.csv (runs), rates.csv, curves.csv and groups.csv (what the figures show),
+results.md, results.tex, the figures as PNG and SVG, and index.html, one page that needs no network.
+"""
+
+import json
+import math
+import re
+import sys
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from maths_common import BadInput, make_parser, read_json, run_script
+from maths_comparison import accuracy_of, compare, group_methods, make_results, scaled_controls, show_setting, summarise
+from maths_datasets import EVAL_SPLIT
+from maths_statistics import MIN_SEEDS
+
+
+@dataclass
+class Run:
+    """One training run, or a model that was only evaluated, as far as its files go."""
+
+    path: Path
+    method: str
+    model: str
+    seed: int | None = None
+    name: str = ""  # method, or the grid's name of the cell
+    config: dict = field(default_factory=dict)
+    record: dict = field(default_factory=dict)
+    state: str = ""
+    settings: dict | None = None
+    summary: dict = field(default_factory=dict)
+    accuracy: dict = field(default_factory=dict)  # {(data set, temperature): {problem id: mean over samples}}
+    log: list = field(default_factory=list)
+
+
+# ---- reading
+
+
+def read_rows(path):
+    """Yields a file's JSON objects; a last line that is being written is left out. Raises BadInput for other damage."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError):
+                    row = None
+                if isinstance(row, dict):
+                    yield row
+                elif line.endswith("\n"):
+                    raise BadInput(f"{path}, line {number} is damaged: delete the line (an evaluation then completes itself)")
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from None
+
+
+def find_evaluation(path):
+    """The directory with the rows of a run directory, or of an evaluation directory itself; None without one."""
+    return next((p for p in (path / "evaluations", path) if (p / "summary.json").is_file()), None)
+
+
+def read_run(path, datasets):
+    """A run directory or an evaluation directory -> Run; raises BadInput for one that is neither."""
+    home, evaluation = path, find_evaluation(path)
+    if evaluation == path and path.name == "evaluations":
+        home = path.parent
+    record = read_json(home / "run.json", "maths_finetuning.py --overwrite starts the run afresh") or {}
+    if not record and evaluation is None:
+        raise BadInput(f"{path} has no finished evaluation: run maths_evaluations.py on it")
+    names = home.resolve().parts
+    run = Run(path, str(record.get("method", names[-1])), str(record.get("model", names[-2])), record.get("seed"))
+    run.name, run.record, run.config = run.method, record, record.get("config") or {}
+    run.state = str(record.get("status", "evaluated"))
+    if (home / "metrics.jsonl").is_file():
+        run.log = [row for row in read_rows(home / "metrics.jsonl") if isinstance(row.get("step"), int)]
+    if evaluation is None:
+        run.state += ", not evaluated"
+        return run
+    run.settings = read_json(evaluation / "settings.json", "evaluate again in another --output_dir")
+    if run.settings is None:
+        raise BadInput(f"{evaluation} has no settings.json, so nothing says how it was evaluated: evaluate again")
+    run.summary = (read_json(evaluation / "summary.json", "evaluate again") or {}).get("datasets") or {}
+    for name in datasets:
+        if (evaluation / f"{name}.jsonl").is_file():
+            run.accuracy |= read_accuracy(evaluation / f"{name}.jsonl", name, run)
+    run.state = "evaluated" if run.accuracy else f"{run.state}, no complete evaluation"
+    return run
+
+
+def read_accuracy(path, name, run):
+    """{(data set, temperature): {problem id: accuracy}} of what the run's summary says is complete.
+
+    The rest is named in the run's state: the completions that end first are the short ones.
+    """
+    right, total = Counter(), Counter()
+    for row in read_rows(path):
+        problem, t, correct = row.get("id"), row.get("temperature"), row.get("correct")
+        if not isinstance(problem, str) or not isinstance(t, int | float) or not isinstance(correct, bool):
+            raise BadInput(f"{path} has a row without id, temperature or verdict: evaluate again")
+        right[t, problem] += correct
+        total[t, problem] += 1
+    accuracy = defaultdict(dict)
+    for t, problem in total:
+        accuracy[name, t][problem] = right[t, problem] / total[t, problem]
+    stated = run.summary.get(name, {})
+    whole = {k: v for k, v in accuracy.items() if stated.get(f"{k[1]:g}", {}).get("prompts") == len(v)}
+    if left := [f"{name} at {t:g}" for _, t in accuracy.keys() - whole.keys()]:
+        run.record.setdefault("incomplete", []).extend(sorted(left))
+    return whole
+
+
+def read_runs(paths, datasets):
+    """Run directories, or one grid file, -> Runs; a grid's cells are all there, whatever became of them."""
+    if len(paths) == 1 and paths[0].suffix in (".yaml", ".yml"):
+        from maths_grid import cell_state, read_grid
+
+        runs = []
+        for cell in read_grid(paths[0]):
+            started = (cell.run_dir / "run.json").is_file()
+            run = read_run(cell.run_dir, datasets) if started else Run(cell.run_dir, cell.method, cell.model, cell.seed)
+            run.name = re.sub(r"-\w+=.*", "", cell.name)  # the flags of further axes are in the configuration
+            if not run.accuracy:
+                run.state = ": ".join(filter(None, cell_state(cell)))
+            runs.append(run)
+        return runs
+    paths = list({path.resolve(): path for path in paths}.values())
+    for path in paths:
+        if not path.is_dir():
+            raise BadInput(f"{path} is not a directory: give run directories, or one grid file (.yaml)")
+    return [read_run(path, datasets) for path in paths]
+
+
+# ---- may these be compared?
+
+
+def check_settings(runs):
+    """Raise BadInput if evaluations differ in what makes a comparison unfair; returns what else differs, as notes."""
+    runs = [run for run in runs if run.settings]
+    first, notes = runs[0] if runs else None, defaultdict(set)
+    for run in runs:
+        a, b = first.settings, run.settings
+        if a.get("grader") != b.get("grader"):
+            again = "run maths_evaluations.py --regrade on both"
+            raise BadInput(f"{first.path} and {run.path} were graded by different versions of the grader: {again}")
+        for name in {n for n, _ in first.accuracy} & {n for n, _ in run.accuracy}:
+            if a.get("data", {}).get(name) != b.get("data", {}).get(name):
+                again = "evaluate both again with one version, each with a new --output_dir"
+                raise BadInput(f"{first.path} and {run.path} were evaluated on different versions of {name}: {again}")
+        for key, flag in (("max_new_tokens", True), ("top_p", True), ("prompt", False), ("number type", False)):
+            x, y = (number_type(s) if key == "number type" else s.get(key) for s in (a, b))
+            if x != y:
+                values = "" if key == "prompt" else f" ({x} and {y})"
+                again = f"with one --{key}" if flag else f"with the same {key}"
+                raise BadInput(
+                    f"{first.path} and {run.path} were evaluated with different {key}{values}: evaluate one of them "
+                    f"again {again} and a new --output_dir"
+                )
+        for key in ("samples_per_prompt", "seed", "backend", "device", "versions"):
+            notes[key].add(json.dumps(b.get(key)))
+    return [f"evaluations differ in {key}: {', '.join(sorted(v))}" for key, v in notes.items() if len(v) > 1]
+
+
+def number_type(settings):
+    """The precision an evaluation ran in, the last part of its device: 'cpu, 2 threads, float32'."""
+    return str(settings.get("device", "")).rpartition(", ")[2]
+
+
+def check_problems(runs, key):
+    """Raise BadInput unless all runs that have a data set and temperature hold the same problems."""
+    having = [run for run in runs if key in run.accuracy]
+    for run in having[1:]:
+        a, b = having[0].accuracy[key], run.accuracy[key]
+        if a.keys() != b.keys():
+            raise BadInput(
+                f"{having[0].path} and {run.path} were evaluated on different problems of {key[0]}: {len(a)} and "
+                f"{len(b)}, {len(a.keys() & b.keys())} of them shared; evaluate both with the same --limit"
+            )
+
+
+# ---- the terminal
+
+
+def percent(low, high=None, value=None, sign=""):
+    """'12.3 (10.1 to 14.5)' from fractions; with two values the interval alone."""
+    if low is None or high is None or math.isnan(low):
+        return "-" if value is None else f"{100 * value:{sign}.1f}"
+    ends = f"({100 * low:{sign}.1f} to {100 * high:{sign}.1f})"
+    return ends if value is None else f"{100 * value:{sign}.1f} {ends}"
+
+
+def print_pair(first, other):
+    """Two runs, paired by problem: the table of the README."""
+    for run in (first, other):
+        if not run.accuracy:
+            raise BadInput(f"{run.path} has no finished evaluation: run maths_evaluations.py on it")
+    shared = sorted(first.accuracy.keys() & other.accuracy.keys())
+    if not shared:
+        raise BadInput(f"{first.path} and {other.path} share no data set at the same temperature")
+    print(f"accuracy in % with 95 % intervals; reference: {first.path}")
+    print(f"\n{'data set':10} {'T':>4} {'problems':>8}   {'reference':22}   {str(other.path):22}   difference, paired")
+    for name, t in shared:
+        a, b = (accuracy_of([run], (name, t)) for run in (first, other))
+        texts = [percent(s["low_problems"], s["high_problems"], s["value"]) for s in map(summarise, (a, b))]
+        d = compare(b, a)
+        gap = percent(d["difference_low_problems"], d["difference_high_problems"], d["difference"], "+")
+        print(f"{name:10} {t:4g} {a.shape[1]:8d}   {texts[0]:22}   {texts[1]:22}   {gap}")
+
+
+def print_methods(rows):
+    """A line for each method, data set and temperature."""
+    print("accuracy in % with 95 % intervals over problems / over seeds and problems; p by Holm; rate: of n tried")
+    blocks = defaultdict(list)
+    for row in rows:
+        blocks[row["model"], row["setting"]].append(row)
+    for (model, setting), block in blocks.items():
+        width = max(len(r["method"]) for r in block)
+        print(f"\n{model}{', ' if setting else ''}{setting}")
+        print(
+            f"{'data set':10} {'T':>4} {'method':{width}} {'seeds':>5} {'rate':>12}   {'accuracy':38}   "
+            f"{'difference':38} {'p':>6}  verdict"
+        )
+        for r in block:
+            rate = "" if r["learning_rate"] is None else f"{r['learning_rate']:g} of {r['rates_tried']}"
+            own = percent(r["low_problems"], r["high_problems"], r["accuracy"]) + " " + percent(r["low"], r["high"])
+            gap, p = "", ""
+            if r.get("difference") is not None:
+                ends = (r["difference_low_problems"], r["difference_high_problems"], r["difference"])
+                gap = percent(*ends, "+") + " " + percent(r["difference_low"], r["difference_high"], sign="+")
+                p = "-" if r["p_holm"] is None else f"{r['p_holm']:.3f}"
+            print(
+                f"{r['data_set']:10} {r['temperature']:4g} {r['method']:{width}} {r['seeds']:5d} {rate:>12}   "
+                f"{own:38}   {gap:38} {p:>6}  {r.get('verdict', '')}".rstrip()
+            )
+
+
+def list_unfinished(runs):
+    """A line for each run that is not evaluated, or not wholly."""
+    lines = [f"{run.path}: {run.state}" for run in runs if not run.accuracy]
+    return lines + [f"{r.path}: not complete: {', '.join(i)}" for r in runs if (i := r.record.get("incomplete"))]
+
+
+def make_report(runs, wanted):
+    """Everything the report says, before it is written: {"methods", "rows", "controls", "notes", "keys", "runs"}."""
+    notes = check_settings(runs)
+    keys = sorted({key for run in runs for key in run.accuracy})
+    for key in keys:
+        check_problems(runs, key)
+    methods, more = group_methods(runs)
+    rows = make_results(methods, keys, wanted)
+    notes += more + list_unfinished(runs)
+    if any(row["seeds"] < MIN_SEEDS for row in rows):
+        notes.append(f"fewer than {MIN_SEEDS} seeds somewhere: there the report speaks of runs, not of methods")
+    settings = {(m.model, m.setting) for m in methods}
+    compared = {(row["model"], row["setting_key"]) for row in rows if row.get("baseline")}
+    for model, setting in sorted(settings - compared):
+        where = ", ".join(filter(None, (model, show_setting(setting))))
+        notes.append(f"{where}: nothing is compared with {wanted}; --baseline names another method")
+    for row in rows:
+        if also := row.get("differs_also_in"):
+            notes.append(f"{row['method']} differs from {row['baseline']} also in {also.replace(' ', ', ')}")
+    controls = scaled_controls(methods, runs, keys)
+    return {"methods": methods, "rows": rows, "controls": controls, "notes": list(dict.fromkeys(notes)), "keys": keys}
+
+
+def main():
+    parser = make_parser(__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, help="run or evaluation directories, or one grid file (.yaml)")
+    parser.add_argument("--baseline", default="noclip", help="method to compare with (default: %(default)s)")
+    parser.add_argument("--output", type=Path, help="directory for the page, figures and files (default: none)")
+    names = list(EVAL_SPLIT)
+    parser.add_argument("--datasets", nargs="+", choices=names, default=names, help="default: all")
+    parser.add_argument("--cache_dir", help="where the questions are (default: $GRPSPO_CACHE, else ./cached_files)")
+    args = parser.parse_args()
+    runs = read_runs(args.runs, args.datasets)
+    if len(runs) == 2 and not args.output:
+        check_settings(runs)
+        for key in runs[0].accuracy.keys() & runs[1].accuracy.keys():
+            check_problems(runs, key)
+        print_pair(*runs)
+        print("\n".join(["", *left]) if (left := list_unfinished(runs)) else "", end="")
+        return 0
+    report = make_report(runs, args.baseline)
+    print_methods(report["rows"])
+    print("\n".join(["", *report["notes"]]))
+    if args.output:
+        from maths_page import write_report
+
+        write_report(report | {"runs": runs}, args)
+        print(f"\npage, figures and files in {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

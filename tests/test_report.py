@@ -1,0 +1,326 @@
+"""The report: which runs it compares, what it says of them, and what it refuses."""
+
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import maths_figures
+import maths_report
+from maths_common import BadInput
+from maths_comparison import compare
+from maths_report import make_report, read_runs
+
+ROOT = Path(__file__).resolve().parent.parent
+SETTINGS = {
+    "samples_per_prompt": 4,
+    "top_p": 1.0,
+    "max_new_tokens": 128,
+    "seed": 0,
+    "backend": "transformers",
+    "batch_size": 256,
+    "device": "cpu, 2 threads, float32",
+    "prompt": [{"role": "user", "content": "QUESTION"}],
+    "model": ["a"],
+    "versions": {"torch": "2.13.0"},
+    "data": {"demo": "d"},
+    "grader": "1",
+}
+CONFIG = {"num_generations": 8, "num_iterations": 2, "gradient_accumulation_steps": 1, "steps_per_generation": 4}
+
+
+def python(*args):
+    done = subprocess.run([sys.executable, *map(str, args)], capture_output=True, text=True, cwd=ROOT)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def write_lines(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_evaluation(path, verdicts, temperature=0.8, text="#### 1", **settings):
+    """A made-up evaluation: verdicts[problem] lists what its samples were found to be."""
+    rows = [
+        {
+            **{"id": problem, "temperature": temperature, "sample": i, "completion": text, "tokens": 5},
+            **{"finish_reason": "stop", "answer": "1", "rule": "####", "well_formed": True, "correct": bool(verdict)},
+        }
+        for problem, samples in verdicts.items()
+        for i, verdict in enumerate(samples)
+    ]
+    write_lines(path / "evaluations/demo.jsonl", rows)
+    accuracy = {"value": float(np.mean([row["correct"] for row in rows]) if rows else 0), "low": None, "high": None}
+    figures = {"prompts": len(verdicts), "accuracy": accuracy, "pass@1": accuracy, "mean_tokens": {"value": 5.0}}
+    figures["by_difficulty"] = {"hard": {"prompts": len(verdicts), "accuracy": accuracy}}
+    summary = {"datasets": {"demo": {f"{temperature:g}": figures} if rows else {}}}
+    (path / "evaluations/summary.json").write_text(json.dumps(summary))
+    (path / "evaluations/settings.json").write_text(json.dumps(SETTINGS | settings))
+
+
+def write_run(path, method="pspo", seed=0, status="finished", validation=0.5, steps=4, ratio=1.1, **config):
+    """A made-up training run."""
+    config = CONFIG | {"method": method, "learning_rate": 1e-4, "seed": seed} | config
+    record = {"status": status, "model": "demo", "method": method, "seed": seed, "config": config}
+    record |= {"wall_seconds": 36.0, "device": "cpu, 1 threads", "versions": {}}
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "run.json").write_text(json.dumps(record))
+    ratios = {"trust_region/ratio_min": 2 - ratio, "trust_region/ratio_max": ratio, "trust_region/approx_kl": 0.1}
+    rows = [{"step": i, "reward": i / steps, "completions/mean_length": 20, **ratios} for i in range(1, steps + 1)]
+    rows += [] if validation is None else [{"step": steps, "eval_reward": validation}]
+    write_lines(path / "metrics.jsonl", rows)
+
+
+def make_verdicts(rng, rate, problems=40, samples=4):
+    return {f"p{i}": list(rng.random(samples) < rate) for i in range(problems)}
+
+
+def write_study(root, rates, seeds=3, problems=40, **config):
+    """Runs of methods with these accuracies, `seeds` each -> their paths."""
+    rng, paths = np.random.default_rng(0), []
+    for method, rate in rates.items():
+        for seed in range(seeds):
+            path = root / method / f"seed{seed}"
+            write_run(path, method, seed, **config)
+            write_evaluation(path, make_verdicts(rng, rate, problems))
+            paths.append(path)
+    return paths
+
+
+def report_on(paths, wanted="noclip"):
+    report = make_report(read_runs(paths, ["demo"]), wanted)
+    return report, {row["method"]: row for row in report["rows"]}
+
+
+# ---- two runs
+
+
+def test_a_paired_difference_is_narrower_than_two_intervals_and_agrees_with_the_normal_approximation():
+    rng = np.random.default_rng(0)
+    difficulty = rng.random(400)
+    first = (rng.random((4, 400)) < difficulty).mean(0)[None]
+    other = (rng.random((4, 400)) < np.minimum(1, difficulty + 0.1)).mean(0)[None]
+    gap = compare(other, first)
+    gaps = (other - first)[0]
+    assert gap["difference"] == pytest.approx(gaps.mean())
+    width = gap["difference_high_problems"] - gap["difference_low_problems"]
+    assert width == pytest.approx(2 * 1.96 * gaps.std(ddof=1) / 20, rel=0.1)
+    a, b = maths_report.summarise(first), maths_report.summarise(other)
+    assert width < np.hypot(a["high_problems"] - a["low_problems"], b["high_problems"] - b["low_problems"])
+
+
+def test_two_runs_get_one_line_a_data_set_and_temperature(tmp_path):
+    write_evaluation(tmp_path / "a", {"x": [0, 0], "y": [1, 0], "z": [0, 0]})
+    write_evaluation(tmp_path / "b", {"x": [1, 1], "y": [1, 0], "z": [0, 0]})
+    line = python("maths_report.py", tmp_path / "a", tmp_path / "b").stdout.splitlines()[-1]
+    assert line.startswith("demo") and "16.7 (" in line and "50.0 (" in line and "+33.3 (" in line
+
+
+def test_other_problems_and_missing_evaluations_are_refused_in_one_line(tmp_path):
+    write_evaluation(tmp_path / "a", {"x": [0]})
+    write_evaluation(tmp_path / "b", {"y": [0]})
+    (tmp_path / "c").mkdir()
+    for names, said in [("ab", "different problems"), ("ac", "maths_evaluations.py"), ("ad", "not a directory")]:
+        done = python("maths_report.py", *(tmp_path / name for name in names))
+        assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+# ---- what may be compared
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"grader": "2"}, "--regrade"),
+        ({"data": {"demo": "e"}}, "different versions of demo"),
+        ({"prompt": [{"role": "user", "content": "Q"}]}, "different prompt"),
+        ({"max_new_tokens": 48}, "with one --max_new_tokens"),
+        ({"top_p": 0.9}, "different top_p (1.0 and 0.9)"),
+        ({"device": "cuda, NVIDIA H100, bfloat16"}, "different number type (float32 and bfloat16)"),
+    ],
+)
+def test_what_makes_a_comparison_unfair_is_refused_with_the_way_out(tmp_path, changed, said):
+    write_evaluation(tmp_path / "a", {"x": [0], "y": [1]})
+    write_evaluation(tmp_path / "b", {"x": [1], "y": [1]}, **changed)
+    done = python("maths_report.py", tmp_path / "a", tmp_path / "b")
+    assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
+    assert str(tmp_path / "a") in done.stderr and str(tmp_path / "b") in done.stderr and not done.stdout
+
+
+@pytest.mark.parametrize("changed", [{"samples_per_prompt": 8}, {"backend": "vllm"}, {"versions": {"torch": "3"}}])
+def test_what_changes_no_expectation_is_compared_and_said(tmp_path, changed):
+    paths = write_study(tmp_path, {"noclip": 0.5, "pspo": 0.5}, seeds=1)
+    write_evaluation(paths[1], make_verdicts(np.random.default_rng(1), 0.5), **changed)
+    report, rows = report_on(paths)
+    assert rows["pspo"]["difference"] is not None
+    assert any(next(iter(changed)) in note for note in report["notes"])
+
+
+def test_data_sets_that_only_one_run_has_need_not_agree(tmp_path):
+    write_evaluation(tmp_path / "a", {"x": [0], "y": [1]}, data={"demo": "d", "gsm8k": "1"})
+    write_evaluation(tmp_path / "b", {"x": [1], "y": [1]}, data={"demo": "d", "gsm8k": "2"})
+    assert python("maths_report.py", tmp_path / "a", tmp_path / "b").returncode == 0
+
+
+# ---- methods
+
+
+def test_methods_are_compared_over_seeds_and_problems(tmp_path):
+    report, rows = report_on(write_study(tmp_path, {"noclip": 0.3, "pspo": 0.31, "clip": 0.6}))
+    assert rows["clip"]["verdict"] == "better" and rows["pspo"]["verdict"] == "no difference shown"
+    assert rows["clip"]["difference"] == pytest.approx(rows["clip"]["accuracy"] - rows["noclip"]["accuracy"])
+    assert rows["clip"]["difference_low"] < rows["clip"]["difference"] < rows["clip"]["difference_high"]
+    assert rows["clip"]["p_holm"] == pytest.approx(2 * rows["clip"]["p"])  # the smaller of two
+    assert rows["clip"]["improvement_probability"] == 1 and rows["clip"]["p_permutation"] == pytest.approx(0.1)
+    assert "difference" not in rows["noclip"] and rows["noclip"]["low"] is not None
+    assert not any("fewer than" in note for note in report["notes"])
+
+
+def test_with_two_seeds_the_report_speaks_of_runs(tmp_path):
+    report, rows = report_on(write_study(tmp_path, {"noclip": 0.2, "clip": 0.8}, seeds=2))
+    assert rows["clip"]["low"] is None and rows["clip"]["difference_low"] is None
+    assert rows["clip"]["verdict"] == "these runs better"
+    assert any("runs, not of methods" in note for note in report["notes"])
+
+
+def test_the_baseline_is_the_one_with_the_same_number_of_iterations(tmp_path):
+    paths = write_study(tmp_path / "two", {"noclip": 0.3, "pspo": 0.5}, num_iterations=2)
+    paths += write_study(tmp_path / "one", {"noclip": 0.1, "clip": 0.5}, num_iterations=1)
+    report, _ = report_on(paths)
+    gaps = {(row["setting_key"][0], row["method"]): row.get("difference") for row in report["rows"]}
+    values = {(row["setting_key"][0], row["method"]): row["accuracy"] for row in report["rows"]}
+    assert gaps[2, "pspo"] == pytest.approx(values[2, "pspo"] - values[2, "noclip"])
+    assert gaps[1, "clip"] == pytest.approx(values[1, "clip"] - values[1, "noclip"])
+    alone, _ = report_on([*paths[3:6], *paths[6:9]])  # pspo at 2, noclip at 1: no control
+    assert not any(row.get("baseline") for row in alone["rows"])
+    assert any("nothing is compared with noclip" in note for note in alone["notes"])
+
+
+def test_runs_of_one_method_with_another_flag_are_another_method(tmp_path):
+    paths = write_study(tmp_path / "a", {"pspo": 0.3}, smoothing_alpha=0.1)
+    paths += write_study(tmp_path / "b", {"pspo": 0.3}, smoothing_alpha=0.5)
+    _, rows = report_on(paths)
+    assert set(rows) == {"pspo smoothing_alpha=0.1", "pspo smoothing_alpha=0.5"}
+
+
+def test_what_else_differs_from_the_baseline_is_said(tmp_path):
+    paths = write_study(tmp_path / "a", {"noclip": 0.3}, max_steps=160, epsilon=0.2)
+    paths += write_study(tmp_path / "b", {"clip": 0.3}, max_steps=320, epsilon=0.1)
+    report, _ = report_on(paths)
+    assert "clip differs from noclip also in max_steps" in report["notes"]
+
+
+def test_validation_chooses_the_learning_rate_and_the_test_set_does_not(tmp_path):
+    paths = write_study(tmp_path / "low", {"clip": 0.8}, learning_rate=1e-5, validation=0.3)
+    paths += write_study(tmp_path / "high", {"clip": 0.4}, learning_rate=1e-4, validation=0.6)
+    paths += write_study(tmp_path / "none", {"clip": 0.9}, learning_rate=1e-3, validation=None)
+    report, rows = report_on(paths)
+    assert rows["clip"]["learning_rate"] == 1e-4 and rows["clip"]["accuracy"] < 0.6
+    assert rows["clip"]["rates_tried"] == 3 and rows["clip"]["runs_tried"] == 9
+    unvalidated, _ = report_on(paths[6:] + write_study(tmp_path / "x", {"clip": 0.5}, validation=None))
+    assert len(unvalidated["rows"]) == 2 and any("no learning rate is chosen" in n for n in unvalidated["notes"])
+
+
+def test_pspo_is_held_against_noclip_at_the_rate_its_gradient_amounts_to(tmp_path):
+    paths = write_study(tmp_path / "a", {"pspo": 0.5}, smoothing_alpha=0.1, learning_rate=1e-4)
+    paths += write_study(tmp_path / "b", {"noclip": 0.5}, learning_rate=9e-5, validation=0.1)
+    paths += write_study(tmp_path / "c", {"noclip": 0.2}, learning_rate=1e-4, validation=0.9)
+    report, _ = report_on(paths)
+    [row] = report["controls"]
+    assert row["baseline"] == "noclip learning_rate=9e-05" and row["verdict"] == "no difference shown"
+
+
+def test_one_seed_of_one_method_given_twice_is_refused(tmp_path):
+    paths = write_study(tmp_path / "a", {"pspo": 0.3}, seeds=1) + write_study(tmp_path / "b", {"pspo": 0.3}, seeds=1)
+    with pytest.raises(BadInput, match="one method with one seed"):
+        report_on(paths)
+    assert len(report_on([paths[0], paths[0]])[0]["rows"]) == 1
+
+
+# ---- whatever became of the runs
+
+
+def test_cells_of_a_grid_that_are_not_evaluated_are_shown_as_what_they_are(tmp_path, monkeypatch):
+    paths = write_study(tmp_path, {"noclip": 0.3, "clip": 0.5})
+    write_run(tmp_path / "pspo/seed0", "pspo", 0, status="running")
+    cells = [(p, p.parent.name, p.parent.name) for p in [*paths, tmp_path / "pspo/seed0", tmp_path / "pspo/seed1"]]
+    cells = [(path, name if name != "clip" else "tight-learning_rate=1e-4", method) for path, name, method in cells]
+    keys = ("run_dir", "name", "method", "model", "seed")
+    cells = [types.SimpleNamespace(**dict(zip(keys, (*c, "demo", int(c[0].name[-1])), strict=True))) for c in cells]
+    states = {"seed0": ("stopped", "loss is nan at step 3"), "seed1": ("waiting", "")}
+    stub = types.ModuleType("maths_grid")
+    stub.read_grid, stub.cell_state = lambda path: cells, lambda cell: states[cell.run_dir.name]
+    monkeypatch.setitem(sys.modules, "maths_grid", stub)
+    report, rows = report_on([Path("grid.yaml")])
+    assert set(rows) == {"noclip", "tight"}
+    notes = "\n".join(report["notes"])
+    assert f"{tmp_path}/pspo/seed0: stopped: loss is nan at step 3" in notes and "pspo/seed1: waiting" in notes
+
+
+def test_a_line_that_is_being_written_is_left_out_and_any_other_damage_is_named(tmp_path):
+    [path] = write_study(tmp_path, {"pspo": 0.3}, seeds=1)
+    file = path / "evaluations/demo.jsonl"
+    whole = file.read_text()
+    file.write_text(whole + '{"id": "p1", "tempe')
+    assert report_on([path])[1]["pspo"]["problems"] == 40
+    file.write_text(whole + '{"id": "p1", "tempe\n')
+    with pytest.raises(BadInput, match="line 161 is damaged"):
+        report_on([path])
+
+
+def test_what_the_summary_does_not_call_complete_is_left_out_and_named(tmp_path):
+    paths = write_study(tmp_path, {"noclip": 0.3, "pspo": 0.3}, seeds=1)
+    file = paths[1] / "evaluations/demo.jsonl"
+    file.write_text("\n".join(file.read_text().splitlines()[:80]) + "\n")
+    report, rows = report_on(paths)
+    assert set(rows) == {"noclip"} and f"{paths[1]}: not complete: demo at 0.8" in report["notes"]
+
+
+def test_missing_temperatures_and_an_empty_data_set_leave_the_rest(tmp_path):
+    paths = write_study(tmp_path, {"noclip": 0.3, "pspo": 0.3}, seeds=1)
+    write_evaluation(paths[1], {f"p{i}": [1] for i in range(40)}, temperature=0)
+    report, _ = report_on(paths)
+    assert {(r["method"], r["temperature"]) for r in report["rows"]} == {("noclip", 0.8), ("pspo", 0)}
+    write_evaluation(paths[1], {})
+    report, rows = report_on(paths)
+    assert set(rows) == {"noclip"} and any("no complete evaluation" in note for note in report["notes"])
+
+
+def test_no_run_with_a_result_is_a_table_without_rows(tmp_path):
+    write_run(tmp_path / "a/seed0", status="running")
+    write_run(tmp_path / "a/seed1", seed=1, status="running")
+    write_run(tmp_path / "a/seed2", seed=2)
+    done = python("maths_report.py", *(tmp_path / f"a/seed{i}" for i in range(3)))
+    assert done.returncode == 0 and "seed0: running, not evaluated" in done.stdout
+
+
+# ---- training curves
+
+
+def test_plots_of_one_and_of_several_runs(tmp_path):
+    write_run(tmp_path / "a", "pspo", steps=30)
+    write_run(tmp_path / "b", "clip")
+    maths_figures.plot_training([tmp_path / "a", tmp_path / "b"], tmp_path / "both.png")
+    assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(BadInput, match="not the directory of a training run"):
+        maths_figures.plot_training([tmp_path], tmp_path / "none.png")
+
+
+@pytest.mark.parametrize(("key", "markers"), [("reward", 1), ("trust_region/approx_kl", 0)])
+def test_validation_is_marked_where_it_says_something(key, markers):
+    axes = Figure().subplots()
+    rows = [{"step": 1, key: 0.5}, {"step": 2, key: 0.6}, {"step": 2, f"eval_{key}": 0.4}]
+    maths_figures.draw_curve(axes, rows, key, "C0", "a run")
+    assert sum(line.get_marker() == "o" for line in axes.lines) == markers
+
+
+def test_smoothing_is_a_running_mean():
+    values = list(np.random.default_rng(0).random(50))
+    expected = [np.mean(values[max(0, i - 6) : i + 1]) for i in range(50)]
+    assert maths_figures.smooth(values, 7) == pytest.approx(expected)
