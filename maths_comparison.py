@@ -66,7 +66,8 @@ def find_setting(config):
 
 def show_setting(setting):
     """A setting in words."""
-    return f"num_iterations {setting[0]}, {setting[1]:g} updates a generation" if setting else ""
+    plural = "" if setting and setting[1] == 1 else "s"
+    return f"num_iterations {setting[0]}, {setting[1]:g} update{plural} a generation" if setting else ""
 
 
 def validation(run):
@@ -77,9 +78,8 @@ def validation(run):
 
 
 def label_runs(runs):
-    """{run index: label}: the name, and the configuration's values in which runs of that name differ."""
-    labels = {}
-    groups = defaultdict(list)
+    """Each run's label: the name, and the configuration's values in which runs of that name differ."""
+    labels, groups = [""] * len(runs), defaultdict(list)
     for i, run in enumerate(runs):
         groups[run.model, run.name].append(i)
     for (_, name), members in groups.items():
@@ -230,7 +230,8 @@ def make_results(methods, keys, wanted):
 def describe_method(m, key):
     """The part of a result row that needs no baseline."""
     a, runs = accuracy_of(m.runs, key), [run for run in m.runs if key in run.accuracy]
-    row = {"model": m.model, "setting": show_setting(m.setting), "setting_key": m.setting, "method": m.label}
+    row = {"owner": m, "model": m.model, "setting": show_setting(m.setting), "setting_key": m.setting}
+    row |= {"method": m.label}
     row |= {"learning_rate": m.rate, "rates_tried": len(m.tried), "runs_tried": sum(n for _, _, n in m.tried)}
     row |= {"data_set": key[0], "temperature": key[1], "seeds": len(a), "problems": a.shape[1]}
     row |= {"accuracy" if k == "value" else k: v for k, v in summarise(a).items()}

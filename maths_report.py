@@ -13,12 +13,12 @@ at the same num_iterations and steps_per_generation, unless --baseline names ano
 over problems, which speaks of these runs, and over seeds and problems, which speaks of the method and needs three
 seeds. p is corrected by Holm's method over the methods that are compared with one baseline.
 
-Under --output: results.csv (methods), runs.csv (runs), rates.csv, curves.csv and groups.csv (what the figures show),
-results.md, results.tex, the figures as PNG and SVG, and index.html, one page that needs no network.
+Under --output: index.html, one page that needs no network; figures as PNG and SVG; results.md and results.tex;
+results.csv (methods), controls.csv (pspo against noclip at the rate its gradient amounts to), runs.csv, curves.csv and
+groups.csv, which hold all that the figures show.
 """
 
 import json
-import math
 import re
 import sys
 from collections import Counter, defaultdict
@@ -26,9 +26,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from maths_common import BadInput, make_parser, read_json, run_script
-from maths_comparison import accuracy_of, compare, group_methods, make_results, scaled_controls, show_setting, summarise
+from maths_comparison import (
+    accuracy_of,
+    compare,
+    group_methods,
+    make_results,
+    scaled_controls,
+    show_setting,
+    summarise,
+)
 from maths_datasets import EVAL_SPLIT
 from maths_statistics import MIN_SEEDS
+from maths_tables import make_tables, percent, write_files
 
 
 @dataclass
@@ -64,7 +73,7 @@ def read_rows(path):
                 if isinstance(row, dict):
                     yield row
                 elif line.endswith("\n"):
-                    raise BadInput(f"{path}, line {number} is damaged: delete the line (an evaluation then completes itself)")
+                    raise BadInput(f"{path}, line {number} is damaged: delete the line, then start its command again")
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
 
@@ -195,14 +204,6 @@ def check_problems(runs, key):
 # ---- the terminal
 
 
-def percent(low, high=None, value=None, sign=""):
-    """'12.3 (10.1 to 14.5)' from fractions; with two values the interval alone."""
-    if low is None or high is None or math.isnan(low):
-        return "-" if value is None else f"{100 * value:{sign}.1f}"
-    ends = f"({100 * low:{sign}.1f} to {100 * high:{sign}.1f})"
-    return ends if value is None else f"{100 * value:{sign}.1f} {ends}"
-
-
 def print_pair(first, other):
     """Two runs, paired by problem: the table of the README."""
     for run in (first, other):
@@ -255,7 +256,7 @@ def list_unfinished(runs):
 
 
 def make_report(runs, wanted):
-    """Everything the report says, before it is written: {"methods", "rows", "controls", "notes", "keys", "runs"}."""
+    """Everything the report says, before it is written: {"runs", "methods", "rows" ...}."""
     notes = check_settings(runs)
     keys = sorted({key for run in runs for key in run.accuracy})
     for key in keys:
@@ -274,7 +275,21 @@ def make_report(runs, wanted):
         if also := row.get("differs_also_in"):
             notes.append(f"{row['method']} differs from {row['baseline']} also in {also.replace(' ', ', ')}")
     controls = scaled_controls(methods, runs, keys)
-    return {"methods": methods, "rows": rows, "controls": controls, "notes": list(dict.fromkeys(notes)), "keys": keys}
+    said = {"notes": list(dict.fromkeys(notes)), "keys": keys, "baseline": wanted}
+    return {"runs": runs, "methods": methods, "rows": rows, "controls": controls, **said}
+
+
+def write_report(report, args):
+    """Everything under --output: files, figures, the page."""
+    from maths_page import write_page
+
+    from maths_figures import draw_figures
+
+    args.output.mkdir(parents=True, exist_ok=True)
+    tables = make_tables(report)
+    write_files(tables, report["rows"], args.output)
+    figures = draw_figures(tables, args.output)
+    write_page(report, tables, figures, args)
 
 
 def main():
@@ -298,9 +313,7 @@ def main():
     print_methods(report["rows"])
     print("\n".join(["", *report["notes"]]))
     if args.output:
-        from maths_page import write_report
-
-        write_report(report | {"runs": runs}, args)
+        write_report(report, args)
         print(f"\npage, figures and files in {args.output}")
     return 0
 
