@@ -117,11 +117,24 @@ def draw_figures(tables, output):
 
 def save_figure(figure, output, name):
     """Write NAME.png and NAME.svg, each through a rename; returns the SVG's text."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once: that takes most of the time
     for kind, metadata in (("png", {}), ("svg", {"Date": None})):
         temporary = output / f"{name}.{kind}.tmp"
-        figure.savefig(temporary, dpi=150, format=kind, metadata=metadata, bbox_inches="tight")
+        figure.savefig(temporary, dpi=150, format=kind, metadata=metadata)
         os.replace(temporary, output / f"{name}.{kind}")
     return (output / f"{name}.svg").read_text(encoding="utf-8")
+
+
+def in_every_setting(rows):
+    """Rows with those that have no setting, of a base model say, repeated in each setting of their model."""
+    settings = {}
+    for row in rows:
+        if row["setting"]:
+            settings.setdefault(row["model"], {})[row["setting"]] = None
+    return [
+        r | {"setting": s} for r in rows for s in ([r["setting"]] if r["setting"] else settings.get(r["model"], [""]))
+    ]
 
 
 def make_panels(rows, keys, title, columns=3, height=2.6):
@@ -177,7 +190,7 @@ def error_bar(row):
 def draw_temperature(tables, styles):
     """Accuracy against sampling temperature. Dots: seeds. Bars: 95 % intervals over seeds and problems, or, with fewer
     than three seeds, over problems alone."""
-    figure, panels = make_panels(tables["results"], PLACE, name_place)
+    figure, panels = make_panels(in_every_setting(tables["results"]), PLACE, name_place)
     if figure is None:
         return None
     for axes, part in panels:
@@ -198,7 +211,7 @@ def draw_temperature(tables, styles):
 
 def draw_pass(tables, styles):
     """Pass@k (lines) and maj@k (dashed), means over seeds, at the highest temperature evaluated."""
-    rows = [r for r in tables["results"] if "pass@2" in r]
+    rows = in_every_setting([r for r in tables["results"] if "pass@2" in r])
     top = max((r["temperature"] for r in rows), default=None)
     figure, panels = make_panels([r for r in rows if r["temperature"] == top], PLACE, name_place)
     if figure is None:
@@ -220,8 +233,8 @@ def draw_curves(tables, styles):
     acted = {r["metric"] for r in tables["curves"]} & {"trust_region/active_ratio"}
     hidden = {"trust_region/outside_ratio"} if acted else set()
     rows = [r | {"title": CURVE_TITLES[r["metric"]]} for r in tables["curves"] if r["metric"] not in hidden]
-    count = len({r["metric"] for r in rows})
-    figure, panels = make_panels(rows, ("model", "setting", "title"), name_place, max(1, count), 2.2)
+    across = len({r["metric"] for r in rows}) if len({(r["model"], r["setting"]) for r in rows}) > 1 else 3
+    figure, panels = make_panels(rows, ("model", "setting", "title"), name_place, across, 2.2)
     if figure is None:
         return None
     for axes, part in panels:

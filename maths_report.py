@@ -281,15 +281,14 @@ def make_report(runs, wanted):
 
 def write_report(report, args):
     """Everything under --output: files, figures, the page."""
-    from maths_page import write_page
-
     from maths_figures import draw_figures
+    from maths_page import write_page
 
     args.output.mkdir(parents=True, exist_ok=True)
     tables = make_tables(report)
     write_files(tables, report["rows"], args.output)
     figures = draw_figures(tables, args.output)
-    write_page(report, tables, figures, args)
+    write_page(report, tables, figures, args, lambda run, name: read_rows(find_evaluation(run.path) / f"{name}.jsonl"))
 
 
 def main():

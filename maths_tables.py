@@ -194,7 +194,8 @@ def to_latex(header, lines):
 def write_files(tables, rows, output):
     """The CSV files, results.md and results.tex."""
     for name, table in tables.items():
-        write_csv(output / f"{name}.csv", table)
+        if table:
+            write_csv(output / f"{name}.csv", table)
     header, lines = table_cells(rows)
     write_text(output / "results.md", to_markdown(header, lines) + f"\n{STARRED}\n")
     write_text(output / "results.tex", to_latex(header, lines) + f"% {STARRED}\n")

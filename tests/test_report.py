@@ -1,16 +1,22 @@
 """The report: which runs it compares, what it says of them, and what it refuses."""
 
+import csv
+import itertools
 import json
+import os
+import shutil
 import subprocess
 import sys
 import types
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 import maths_figures
+import maths_page
 import maths_report
 from maths_common import BadInput
 from maths_comparison import compare
@@ -298,6 +304,225 @@ def test_no_run_with_a_result_is_a_table_without_rows(tmp_path):
     write_run(tmp_path / "a/seed2", seed=2)
     done = python("maths_report.py", *(tmp_path / f"a/seed{i}" for i in range(3)))
     assert done.returncode == 0 and "seed0: running, not evaluated" in done.stdout
+
+
+# ---- files and figures
+
+
+def write_output(paths, output, *flags):
+    done = python("maths_report.py", *paths, "--output", output, *flags)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    return output
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_files_hold_what_the_table_says(tmp_path):
+    paths = write_study(tmp_path / "low", {"noclip": 0.4, "pspo": 0.7}, learning_rate=1e-5, validation=0.3)
+    paths += write_study(tmp_path / "high", {"noclip": 0.3, "pspo": 0.5}, ratio=1.0)
+    out = write_output(paths, tmp_path / "out")
+    results = {row["method"]: row for row in read_csv(out / "results.csv")}
+    _, expected = report_on(paths)
+    assert float(results["pspo"]["difference"]) == pytest.approx(expected["pspo"]["difference"], abs=1e-5)
+    assert len(results["pspo"]["per_seed"].split()) == 3 and results["pspo"]["rates_tried"] == "2"
+    runs = read_csv(out / "runs.csv")
+    assert len(runs) == 12 and {r["chosen"] for r in runs if r["learning_rate"] == "1e-05"} == {"False"}
+    assert {(r["inert"], r["learning_rate"]) for r in runs} == {("True", "0.0001"), ("False", "1e-05")}
+    curves = [r for r in read_csv(out / "curves.csv") if r["metric"] == "reward" and r["method"] == "pspo"]
+    assert [float(r["mean"]) for r in curves] == [0.25, 0.5, 0.75, 1.0] and {r["seeds"] for r in curves} == {"3"}
+    groups = {r["method"]: r for r in read_csv(out / "groups.csv")}
+    assert float(groups["pspo"]["difference"]) == pytest.approx(expected["pspo"]["difference"], abs=1e-4)
+    markdown, latex = (out / "results.md").read_text(), (out / "results.tex").read_text()
+    cell = f"{100 * expected['pspo']['accuracy']:.1f} ({100 * expected['pspo']['low']:.1f} to "
+    assert cell in markdown and cell in latex and r"num\_iterations" in latex and latex.count("tabular") == 2
+
+
+def test_every_figure_is_drawn_where_there_is_something_to_draw(tmp_path):
+    paths = []
+    for rate in (1e-5, 1e-4):
+        for steps in (1, 4):
+            root = tmp_path / f"{rate}-{steps}"
+            config = {"learning_rate": rate, "steps_per_generation": steps}
+            paths += write_study(root, {"noclip": 0.3, "pspo $x$ <b>": 0.5}, seeds=2, **config)
+    out = write_output(paths, tmp_path / "out")
+    names = {"temperature", "curves", "rates", "staleness", "groups", "stability"}
+    assert {p.stem for p in out.glob("*.svg")} == {p.stem for p in out.glob("*.png")} == names
+    texts = {p.stem: "".join(ElementTree.parse(p).getroot().itertext()) for p in out.glob("*.svg")}
+    assert all("pspo $x$ <b>" in text for text in texts.values())
+    assert "0.0001" in texts["rates"] and "updates a generation" in texts["staleness"]
+
+
+def test_two_hundred_runs_and_a_seed_of_one_method_give_a_page(tmp_path):
+    paths = write_study(tmp_path / "many", {"clip": 0.4, "noclip": 0.4}, seeds=100, problems=4)
+    assert read_csv(write_output(paths, tmp_path / "out") / "results.csv")[0]["seeds"] == "100"
+    one = write_output(paths[:1], tmp_path / "one")
+    assert (one / "index.html").is_file() and not (one / "groups.csv").read_text().count("nan")
+
+
+# ---- the page, in a real browser
+
+
+HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> 5 < 6 & 1"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if not path:
+        pytest.skip("needs a browser: apt-get install chromium, or name one in CHROMIUM")
+    from playwright.sync_api import sync_playwright
+
+    switches = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    switches += "--disable-component-update --disable-sync"
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, headless=True, args=switches.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def report_page(tmp_path_factory):
+    """A report of three methods and three seeds whose completions are hostile."""
+    root = tmp_path_factory.mktemp("page")
+    paths, rng = [], np.random.default_rng(0)
+    for method, rate in {"noclip": 0.3, "pspo": 0.9, "clip</script><i>": 0.5}.items():
+        for seed in range(3):
+            path = root / "runs" / method.split("<")[0] / f"seed{seed}"
+            write_run(path, method, seed)
+            verdicts = {f"demo-test-{i}": rng.random(4) < (1 if i < 5 else rate) for i in range(30)}
+            write_evaluation(path, verdicts, text=HOSTILE)
+            paths.append(path)
+    return write_output(paths, root / "out") / "index.html"
+
+
+@pytest.fixture
+def page(chromium, report_page):
+    """The page opened from its file; a message on its console or a request to a network fails the test."""
+    page = chromium.new_page(viewport={"width": 1280, "height": 900})
+    said = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: request.url.startswith(("file:", "data:", "blob:")) or said.append(request.url))
+    page.goto(report_page.as_uri())
+    page.wait_for_selector("html[data-ready]")
+    yield page
+    title = page.title()
+    page.close()
+    assert said == [] and title == "Trust regions compared"
+
+
+def column(page, table, number):
+    return [cell.strip() for cell in page.locator(f"#{table} tbody td:nth-child({number})").all_inner_texts()]
+
+
+def test_a_table_sorts_both_ways(page):
+    def accuracy():
+        return [float(text.split()[0]) for text in column(page, "results-table", 8)]
+
+    head = page.locator("#results-table th", has_text="accuracy").locator("button")
+    head.click()
+    assert accuracy() == sorted(accuracy())
+    page.keyboard.press("Enter")  # the button keeps the keyboard's focus
+    assert accuracy() == sorted(accuracy(), reverse=True)
+    assert page.locator("#results-table th[aria-sort=descending]").count() == 1
+
+
+def test_problems_are_searched_filtered_and_opened_and_completions_are_text(page):
+    assert page.locator("#problems li").count() == 30
+    page.fill("#search", "kim has 15 plums")  # the question of demo-test-1, from the demo's own data
+    assert page.locator("#problems li").count() == 1
+    page.locator("#problems button").click()
+    page.wait_for_selector("#problem .card")
+    assert page.locator("#problem h3").inner_text() == "demo-test-1"
+    assert page.locator("#problem .card").count() == 3 * 3 * 4
+    assert page.locator("#problem .card pre").first.inner_text() == HOSTILE
+    assert page.locator("#problem img, #problem script, #problem i").count() == 0
+    page.fill("#search", "")
+    page.check("#disagree")
+    assert 0 < page.locator("#problems li").count() < 30
+    for line in page.locator("#problems .small").all_inner_texts():
+        values = [int(value) for value in line.split(" · ")]
+        assert min(values) < 50 <= max(values)
+
+
+def test_blind_mode_hides_names_and_verdicts_and_ratings_are_exported_with_them(page):
+    page.check("#blind")
+    page.locator("#problems button").first.click()
+    page.wait_for_selector(".rating")
+    shown = page.locator("#browser .columns").inner_html()
+    assert not any(word in shown for word in ("pspo", "noclip", "clip&lt;", "right</span>", "seed "))
+    assert page.locator("#problem h4").all_inner_texts() == ["Answer A", "Answer B", "Answer C"]
+    for i, value in enumerate((5, 1, 3)):
+        page.locator(".rating").nth(i).locator("button", has_text=str(value)).click()
+    with page.expect_download() as download:
+        page.click("#export")
+    rows = read_csv(download.value.path())
+    assert [(row["position"], row["rating"]) for row in rows] == [("1", "5"), ("2", "1"), ("3", "3")]
+    assert {row["method"] for row in rows} == {"noclip", "pspo", "clip</script><i>"} and {
+        r["order_seed"] for r in rows
+    } == {"0"}
+
+
+def test_the_blind_order_follows_from_the_seed_and_the_problem(page):
+    def order(seed, problem):
+        page.fill("#blind-seed", str(seed))
+        page.locator("#blind-seed").blur()
+        page.locator("#problems button").nth(problem).click()
+        page.wait_for_selector(".rating")
+        page.evaluate("state.ratings.clear()")
+        for rating in page.locator(".rating").all():
+            rating.locator("button").first.click()
+        return page.evaluate("[...state.ratings.keys()].map((key) => JSON.parse(key)[5]).join()")
+
+    page.check("#blind")
+    orders = [order(seed, problem) for seed in range(3) for problem in range(4)]
+    assert orders == [order(seed, problem) for seed in range(3) for problem in range(4)] and len(set(orders)) > 2
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_nothing_is_wider_than_the_screen_and_no_two_parts_overlap(page, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    page.locator("#problems button").first.click()
+    page.wait_for_selector("#problem .card")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    boxes = [b.bounding_box() for b in page.locator("section > *:visible, #problem > *:visible").all()]
+    boxes = [b for b in boxes if b and b["height"] and b["x"] >= 0]
+    for a, b in itertools.combinations(boxes, 2):
+        inside = all(a[k] <= b[k] and b[k] + b[s] <= a[k] + a[s] + 1 for k, s in (("x", "width"), ("y", "height")))
+        apart = any(a[k] + a[s] <= b[k] + 1 or b[k] + b[s] <= a[k] + 1 for k, s in (("x", "width"), ("y", "height")))
+        assert inside or apart
+
+
+def test_the_page_names_every_run_that_has_no_result(tmp_path, chromium):
+    paths = write_study(tmp_path, {"noclip": 0.3}, seeds=1)
+    write_run(tmp_path / "<b>pspo/seed0", "pspo", 0, status="running", validation=None)
+    out = write_output([*paths, tmp_path / "<b>pspo/seed0"], tmp_path / "out")
+    page = chromium.new_page()
+    page.goto((out / "index.html").as_uri())
+    page.wait_for_selector("html[data-ready]")
+    assert "running, not evaluated" in column(page, "runs-table", 2)
+    assert "<b>pspo/seed0: running" in page.locator(".notes").first.inner_text()
+    page.close()
+
+
+def test_a_page_holds_no_more_completions_than_it_can_bear(tmp_path, monkeypatch):
+    paths = write_study(tmp_path, {"noclip": 0.3, "pspo": 0.4}, seeds=2)
+    report, _ = report_on(paths)
+    stored = {id(run): run for run in report["runs"]}
+
+    def count(limit):
+        monkeypatch.setattr(maths_page, "MAX_COMPLETIONS", limit)
+        read = lambda run, name: maths_report.read_rows(stored[id(run)].path / f"evaluations/{name}.jsonl")  # noqa: E731
+        index, chunks, note = maths_page.make_browser(report, {}, read)
+        held = [a for chunk in chunks for methods in chunk.values() for answers in methods.values() for a in answers]
+        return len(held), max(a[1] for a in held) + 1, len(index["views"][0]["problems"]), note
+
+    assert count(10_000)[:3] == (2 * 2 * 40 * 4, 4, 40)
+    assert count(400)[:3] == (2 * 2 * 40 * 2, 2, 40)
+    assert count(80)[:3] == (2 * 2 * 20, 1, 40) and "of one problem in 2" in count(80)[3]
 
 
 # ---- training curves

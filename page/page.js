@@ -1,0 +1,369 @@
+"use strict";
+// Everything that is shown is set as text, never as HTML: completions and names come from strangers.
+const data = JSON.parse(document.getElementById("data").textContent);
+const byId = (id) => document.getElementById(id);
+const SVG = "http://www.w3.org/2000/svg";
+
+function make(tag, text, attributes = {}) {
+  const element = document.createElement(tag);
+  if (text !== undefined && text !== null) element.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+}
+
+function draw(tag, attributes) {
+  const element = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+}
+
+const known = (x) => x !== null && x !== undefined && x !== "";
+const percent = (x, sign = false) => (known(x) ? (sign && x >= 0 ? "+" : "") + (100 * x).toFixed(1) : "–");
+const ends = (low, high, sign) => (known(low) && known(high) ? `${percent(low, sign)} to ${percent(high, sign)}` : "–");
+const number = (x) => (known(x) ? String(Number(x.toPrecision(4))) : "–");
+const chance = (x) => (known(x) ? (x < 0.001 ? "<0.001" : x.toFixed(3)) : "–");
+
+// ---- tables
+
+function seedDots(row) {
+  const x = (v) => 4 + 1.5 * 100 * v;
+  const picture = draw("svg", { width: 160, height: 20, role: "img" });
+  picture.setAttribute("aria-label", `seeds: ${row.per_seed.map((v) => percent(v)).join(", ")}`);
+  picture.append(draw("line", { x1: 4, x2: 154, y1: 19, y2: 19, stroke: "#c9c9c9" }));
+  if (known(row.low)) picture.append(draw("line", { x1: x(row.low), x2: x(row.high), y1: 10, y2: 10, stroke: "#1b1b1b" }));
+  if (known(row.low_problems)) {
+    const wide = Math.max(1, x(row.high_problems) - x(row.low_problems));
+    picture.append(draw("rect", { x: x(row.low_problems), y: 6, width: wide, height: 8, fill: "#56B4E9", opacity: 0.7 }));
+  }
+  for (const v of row.per_seed) picture.append(draw("circle", { cx: x(v), cy: 10, r: 2.5, fill: "#0072B2" }));
+  return picture;
+}
+
+function twoLines(first, second) {
+  const box = make("div", first);
+  box.append(make("div", second, { class: "small" }));
+  return box;
+}
+
+const difference = (r) => twoLines(
+  known(r.difference) ? `${percent(r.difference, true)} (${ends(r.difference_low_problems, r.difference_high_problems, true)})` : "",
+  known(r.difference) ? `seeds too: ${ends(r.difference_low, r.difference_high, true)}` : "");
+const rate = (r) => (known(r.learning_rate) ? `${r.learning_rate} of ${r.rates_tried}` : "");
+const passes = (r, kind) => Object.keys(r).filter((k) => k.startsWith(kind)).map((k) => Number(k.slice(kind.length)));
+const best = (r, kind) => { const k = Math.max(...passes(r, kind)); return k > 0 && r[kind + k]; };
+
+const RESULTS = [ // title, value to sort by, what is shown, class
+  ["method", (r) => r.method, (r) => twoLines(r.method, r.baseline ? `against ${r.baseline}` : ""), ""],
+  ["model", (r) => r.model, null, ""], ["setting", (r) => r.setting, null, "words"],
+  ["data set", (r) => r.data_set, null, ""], ["T", (r) => r.temperature, null, "number"],
+  ["seeds", (r) => r.seeds, null, "number"], ["each seed, 0 to 100 %", (r) => r.accuracy, seedDots, ""],
+  ["accuracy, %", (r) => r.accuracy,
+    (r) => twoLines(`${percent(r.accuracy)} (${ends(r.low_problems, r.high_problems)})`, `seeds too: ${ends(r.low, r.high)}`), ""],
+  ["difference, points", (r) => r.difference, difference, ""],
+  ["p, Holm", (r) => r.p_holm, (r) => (known(r.difference) ? chance(r.p_holm) : ""), "number"],
+  ["verdict", (r) => r.verdict, null, "words"],
+  ["detectable", (r) => r.detectable, (r) => (known(r.difference) ? percent(r.detectable) : ""), "number"],
+  ["chance to beat", (r) => r.improvement_probability, (r) => (known(r.difference) ? chance(r.improvement_probability) : ""), "number"],
+  ["rate", (r) => r.learning_rate, rate, ""],
+  ["pass@most", (r) => best(r, "pass@"), (r) => percent(best(r, "pass@")), "number"],
+  ["maj@most", (r) => best(r, "maj@"), (r) => percent(best(r, "maj@")), "number"],
+  ["tokens", (r) => r.mean_tokens, (r) => number(r.mean_tokens), "number"],
+  ["cut off, %", (r) => r.cut_off, (r) => percent(r.cut_off), "number"],
+];
+const inert = (r) => (r.inert ? make("span", "inert: ratio always 1", { class: "flag" }) : known(r.inert) ? "no" : "");
+const plain = (title, key) => [title, (r) => r[key], (r) => (typeof r[key] === "number" ? number(r[key]) : r[key]), typeof key];
+const RUNS = [
+  ["run", (r) => r.run, null, "path"], ["state", (r) => r.state, null, "words"], ["method", (r) => r.method, null, "words"],
+  plain("seed", "seed"), ["rate", (r) => r.learning_rate, (r) => (known(r.learning_rate) ? String(r.learning_rate) : ""), "number"],
+  ["chosen", (r) => String(r.chosen), (r) => (r.chosen ? "yes" : ""), ""], plain("validation", "validation"),
+  ["data set", (r) => r.data_set, null, ""], plain("T", "temperature"),
+  ["accuracy, %", (r) => r.accuracy, (r) => percent(r.accuracy), "number"], ["inert", (r) => String(r.inert), inert, ""],
+  plain("least ratio", "ratio_min"), plain("greatest ratio", "ratio_max"), plain("outside 1±ε", "outside_ratio"),
+  plain("acted on", "active_ratio"), plain("KL", "approx_kl"), plain("hours", "hours"), ["device", (r) => r.device, null, ""],
+].map((column) => (column[3] === "string" ? [...column.slice(0, 3), "number"] : column));
+
+function fillTable(table, rows, columns, sorted) {
+  const head = make("tr");
+  columns.forEach(([title], i) => {
+    const cell = make("th", null, { scope: "col" });
+    if (sorted.column === i) cell.setAttribute("aria-sort", sorted.down ? "descending" : "ascending");
+    const button = make("button", title + (sorted.column === i ? (sorted.down ? " ▼" : " ▲") : ""), { type: "button" });
+    button.addEventListener("click", () => {
+      const down = sorted.column === i && !sorted.down;
+      fillTable(table, rows, columns, { column: i, down });
+      table.querySelectorAll("th button")[i].focus();
+    });
+    cell.append(button);
+    head.append(cell);
+  });
+  const order = [...rows];
+  if (sorted.column !== null) {
+    const value = columns[sorted.column][1];
+    order.sort((a, b) => compareValues(value(a), value(b), sorted.down ? -1 : 1));
+  }
+  const body = make("tbody");
+  for (const row of order) {
+    const line = make("tr");
+    for (const [, value, show, kind] of columns) {
+      const shown = show ? show(row) : value(row);
+      const cell = make("td", null, kind ? { class: kind } : {});
+      cell.append(shown instanceof Node ? shown : known(shown) ? String(shown) : "");
+      line.append(cell);
+    }
+    body.append(line);
+  }
+  const top = make("thead");
+  top.append(head);
+  table.replaceChildren(top, body);
+}
+
+function compareValues(a, b, sign) { // what is not known comes last, whichever way
+  if (!known(a) || !known(b)) return known(a) ? -1 : known(b) ? 1 : 0;
+  return sign * (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b)));
+}
+
+function choices(select, values, all) {
+  const options = values.map((v) => { const option = make("option", v); option.value = v; return option; });
+  select.replaceChildren(...(all ? [new Option(all, "")] : []), ...options);
+}
+
+function setUpTable(id, rows, columns) {
+  const table = byId(id), box = document.querySelector(`[data-for="${id}"]`), selects = {};
+  const refresh = () => {
+    const kept = rows.filter((r) => Object.entries(selects).every(([k, s]) => !s.value || String(r[k] ?? "") === s.value));
+    fillTable(table, kept, columns, { column: null, down: false });
+  };
+  for (const key of box ? ["model", "setting", "data_set", "temperature"] : []) {
+    const values = [...new Set(rows.map((r) => String(r[key] ?? "")))].filter((v) => v).sort();
+    if (values.length < 2) continue;
+    const label = make("label", `${key.replace("_", " ")} `);
+    selects[key] = make("select");
+    choices(selects[key], values, "all");
+    selects[key].addEventListener("change", refresh);
+    label.append(selects[key]);
+    box.append(label);
+  }
+  refresh();
+}
+
+// ---- problems
+
+async function unpack(text) {
+  const bytes = Uint8Array.from(atob(text.trim()), (c) => c.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return JSON.parse(await new Response(stream).text());
+}
+
+const PAGE = 200; // problems listed at once
+const state = { index: null, found: [], shown: PAGE, current: null, ratings: new Map(), chunks: new Map() };
+
+function viewNow() { // the methods and accuracies of the chosen data set and temperature
+  const { views } = state.index;
+  return views.find((v) => v.data_set === byId("data-set").value && String(v.temperature) === byId("temperature").value);
+}
+
+function methodsNow() { // indices into index.methods of what is shown side by side
+  const group = byId("group").value;
+  return viewNow().methods.filter((m) => !group || state.index.methods[m].group === group || !state.index.methods[m].setting);
+}
+
+function disagree(accuracies) {
+  const right = accuracies.filter((a) => a !== null).map((a) => a >= 0.5);
+  return right.includes(true) && right.includes(false);
+}
+
+function findProblems() {
+  const view = viewNow(), methods = methodsNow().map((m) => view.methods.indexOf(m));
+  const words = byId("search").value.toLowerCase(), problems = state.index.problems[view.data_set];
+  state.found = view.problems.map((p, i) => ({ p, i, problem: problems[p] })).filter(({ i, problem }) =>
+    (!byId("category").value || problem.category === byId("category").value) &&
+    (!byId("difficulty").value || problem.difficulty === byId("difficulty").value) &&
+    (!words || `${problem.id} ${problem.question}`.toLowerCase().includes(words)) &&
+    (!byId("disagree").checked || disagree(methods.map((m) => view.accuracy[i][m]))));
+  state.shown = PAGE;
+  listProblems();
+}
+
+function listProblems() {
+  const view = viewNow(), methods = methodsNow(), blind = byId("blind").checked;
+  const names = methods.map((m) => state.index.methods[m].name).join(" · ");
+  byId("found").textContent = `${state.found.length} of ${view.problems.length} problems${blind ? "" : `; right, %: ${names}`}`;
+  byId("problems").replaceChildren(...state.found.slice(0, state.shown).map(({ p, i, problem }, at) => {
+    const item = make("li"), button = make("button", problem.id, { type: "button" });
+    const line = methods.map((m) => view.accuracy[i][view.methods.indexOf(m)]).map((a) => (a === null ? "–" : Math.round(100 * a)));
+    if (!blind) button.append(make("div", line.join(" · "), { class: "small" }));
+    if (state.current === p) button.setAttribute("aria-current", "true");
+    button.addEventListener("click", () => openProblem(at));
+    item.append(button);
+    return item;
+  }));
+  byId("more").hidden = state.found.length <= state.shown;
+}
+
+function randomFrom(text) { // a small generator (mulberry32) seeded by a string (FNV-1a)
+  let h = 2166136261;
+  for (const c of text) h = Math.imul(h ^ c.codePointAt(0), 16777619);
+  return () => {
+    h = (h + 0x6d2b79f5) | 0;
+    let t = Math.imul(h ^ (h >>> 15), 1 | h);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+}
+
+function shuffle(list, random) {
+  for (let i = list.length - 1; i > 0; i--) {
+    const j = Math.floor(random() * (i + 1));
+    [list[i], list[j]] = [list[j], list[i]];
+  }
+  return list;
+}
+
+async function readAnswers(view, p) { // {method index: [[run seed, sample, text, correct, answer, rule, cut off, tokens] ...]}
+  const chunk = view.chunks[p];
+  if (chunk === undefined) return {};
+  if (!state.chunks.has(chunk)) {
+    if (state.chunks.size > 20) state.chunks.clear();
+    state.chunks.set(chunk, await unpack(byId(`chunk-${chunk}`).textContent));
+  }
+  return state.chunks.get(chunk)[`${view.temperature}|${p}`] || {};
+}
+
+async function openProblem(at) {
+  const view = viewNow(), { p, problem } = state.found[at];
+  state.current = p;
+  const answers = await readAnswers(view, p);
+  if (state.current !== p) return;
+  listProblems();
+  const box = byId("problem"), steps = make("div", null, { class: "step" });
+  for (const [text, to] of [["← previous", at - 1], ["next →", at + 1]]) {
+    const button = make("button", text, { type: "button" });
+    button.disabled = to < 0 || to >= state.found.length;
+    button.addEventListener("click", () => openProblem(to));
+    steps.append(button);
+  }
+  const facts = [problem.category, problem.difficulty, known(problem.gold) && `right answer: ${problem.gold}`].filter(known).filter(Boolean);
+  box.replaceChildren(steps, make("h3", problem.id), make("p", problem.question || "", { class: "question" }),
+    make("p", facts.join(" · "), { class: "small" }), showAnswers(view, problem, answers));
+  box.focus({ preventScroll: window.innerWidth > 700 });
+}
+
+function showAnswers(view, problem, answers) {
+  const grid = make("div", null, { class: "answers" });
+  let columns = methodsNow().filter((m) => answers[m]);
+  const blind = byId("blind").checked, seed = byId("blind-seed").value;
+  const random = randomFrom(`${seed}|${view.data_set}|${view.temperature}|${problem.id}`);
+  if (blind) columns = shuffle(columns, random);
+  columns.forEach((m, position) => {
+    const method = state.index.methods[m], column = make("section"), all = answers[m];
+    const right = all.filter((a) => a[3]).length;
+    column.append(make("h4", blind ? `Answer ${String.fromCharCode(65 + position)}` : `${method.name}: ${right} of ${all.length} right`));
+    const chosen = blind ? [all[Math.floor(random() * all.length)]] : all;
+    for (const answer of chosen) column.append(showCard(answer, blind));
+    if (blind) column.append(ratingButtons(view, problem, method, chosen[0], position, seed));
+    grid.append(column);
+  });
+  if (!columns.length) grid.append(make("p", "No completion of this problem is in the page."));
+  return grid;
+}
+
+function showCard([seed, sample, text, correct, answer, rule, cut, tokens], blind) {
+  const card = make("div", null, { class: blind ? "card" : `card ${correct ? "right" : "wrong"}` });
+  if (!blind) {
+    card.append(make("span", correct ? "✓ right" : "✗ wrong", { class: "verdict" }));
+    const read = known(answer) ? `reads ${answer} (${rule})` : "no answer found";
+    const which = known(seed) ? `seed ${seed}, sample ${sample}` : `sample ${sample}`;
+    card.append(make("div", `${read} · ${which} · ${tokens} tokens${cut ? ", cut off" : ""}`, { class: "small" }));
+  }
+  card.append(make("pre", text));
+  return card;
+}
+
+// ---- ratings
+
+const STORE = `ratings ${data.title}`;
+
+function ratingButtons(view, problem, method, answer, position, seed) {
+  const key = JSON.stringify([view.data_set, view.temperature, problem.id, method.model, method.setting, method.label, answer[0], answer[1], seed]);
+  const box = make("div", null, { class: "rating", role: "group", "aria-label": `Rating of answer ${position + 1}, 1 is worst` });
+  for (let value = 1; value <= 5; value++) {
+    const pressed = () => String(state.ratings.get(key)?.rating === value);
+    const button = make("button", value, { type: "button", "aria-pressed": pressed() });
+    button.addEventListener("click", () => {
+      state.ratings.set(key, { rating: value, position: position + 1 });
+      keepRatings();
+      box.querySelectorAll("button").forEach((b) => b.setAttribute("aria-pressed", String(b === button)));
+    });
+    box.append(button);
+  }
+  return box;
+}
+
+function keepRatings() {
+  byId("rated").textContent = state.ratings.size ? `${state.ratings.size} rated` : "";
+  try { localStorage.setItem(STORE, JSON.stringify([...state.ratings])); } catch { /* a page without storage: export in time */ }
+}
+
+function exportRatings() {
+  const quote = (v) => `"${String(v ?? "").replaceAll('"', '""')}"`;
+  const lines = [...state.ratings].map(([key, r]) => [...JSON.parse(key), r.position, r.rating].map(quote).join(","));
+  const header = "data_set,temperature,problem,model,setting,method,run_seed,sample,order_seed,position,rating";
+  const link = make("a", null, { download: "ratings.csv" });
+  link.href = URL.createObjectURL(new Blob([[header, ...lines, ""].join("\n")], { type: "text/csv" }));
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
+
+// ---- start
+
+function chooseDataSet() {
+  const name = byId("data-set").value, problems = state.index.problems[name];
+  choices(byId("temperature"), state.index.views.filter((v) => v.data_set === name).map((v) => String(v.temperature)));
+  for (const key of ["category", "difficulty"]) {
+    const values = [...new Set(problems.map((p) => p[key]))].filter((v) => v).sort();
+    choices(byId(key), values, "all");
+    byId(key).parentElement.hidden = !values.length;
+  }
+  chooseView();
+}
+
+function chooseView() {
+  const groups = [...new Set(viewNow().methods.map((m) => state.index.methods[m]).filter((m) => m.setting).map((m) => m.group))];
+  const before = byId("group").value;
+  choices(byId("group"), groups.length ? groups : [""], null);
+  if (groups.includes(before)) byId("group").value = before;
+  byId("group").parentElement.hidden = groups.length < 2;
+  refreshProblems();
+}
+
+function refreshProblems() {
+  state.current = null;
+  byId("problem").replaceChildren(make("p", "Choose a problem."));
+  findProblems();
+}
+
+async function setUpBrowser() {
+  state.index = await unpack(byId("index").textContent);
+  if (!state.index.views.length) {
+    byId("browser").replaceChildren(make("h2", "Problems"), make("p", "No run has a result."));
+    return;
+  }
+  choices(byId("data-set"), [...new Set(state.index.views.map((v) => v.data_set))]);
+  byId("data-set").addEventListener("change", chooseDataSet);
+  byId("temperature").addEventListener("change", chooseView);
+  for (const id of ["group", "category", "difficulty", "disagree", "blind", "blind-seed"]) byId(id).addEventListener("change", refreshProblems);
+  byId("search").addEventListener("input", refreshProblems);
+  byId("more").addEventListener("click", () => { state.shown += PAGE; listProblems(); });
+  byId("export").addEventListener("click", exportRatings);
+  for (const form of document.forms) form.addEventListener("submit", (event) => event.preventDefault());
+  try { state.ratings = new Map(JSON.parse(localStorage.getItem(STORE) || "[]")); } catch { state.ratings = new Map(); }
+  keepRatings();
+  chooseDataSet();
+}
+
+setUpTable("results-table", data.results, RESULTS);
+if (data.controls.length) setUpTable("controls-table", data.controls, RESULTS);
+setUpTable("runs-table", data.runs, RUNS);
+setUpBrowser().then(
+  () => { document.documentElement.dataset.ready = Math.round(performance.now()); },
+  (error) => { byId("browser-note").textContent = `The problems cannot be shown: ${error.message}. A browser of 2023 or later is needed.`; });
