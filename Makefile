@@ -1,12 +1,14 @@
 # make demo: the main job on the embedded default. make test: the tests. Both make their own environment first.
+# make study: when does a trust region matter? 280 short runs, two hours and a half on two cores; QUICK=1: 30, 20 minutes.
 # make nightly: the grader's property tests on 100,000 examples each, about 20 minutes on two cores.
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 BIN := .venv/bin
 PY := $(BIN)/python
 THREADS ?= $(shell nproc)
 export OMP_NUM_THREADS ?= $(THREADS)
+STUDY := recipes/study$(if $(QUICK),_quick).yaml
 
-.PHONY: demo test lint nightly clean
+.PHONY: demo study test lint nightly clean
 
 demo: .venv/patched
 	$(PY) maths_finetuning.py --model demo --trust_region_method pspo --seed 0
@@ -19,6 +21,12 @@ demo: .venv/patched
 	@echo "  $(PY) save_model_locally.py --models Qwen2.5-0.5B"
 	@echo "  $(PY) maths_finetuning.py --model Qwen2.5-0.5B --trust_region_method pspo --seed 0"
 	@echo "  $(PY) maths_evaluations.py --model_path runs/Qwen2.5-0.5B/pspo/seed0 --samples_per_prompt 4"
+
+# A run of one thread on each core; what is done is skipped, a run that fails is shown as failed in the report.
+study: .venv/patched
+	-$(PY) -c "from maths_grid import read_grid; print(*range(len(read_grid('$(STUDY)'))))" | OMP_NUM_THREADS=1 \
+		xargs -n 1 -P $(THREADS) $(PY) maths_grid.py $(STUDY) --cell
+	$(PY) maths_report.py $(STUDY) --output $(if $(QUICK),runs/study_quick,study)
 
 test: .venv/patched
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(THREADS) --dist loadfile $(PYTEST_ARGS)

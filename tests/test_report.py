@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import types
+from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -523,6 +524,23 @@ def test_a_page_holds_no_more_completions_than_it_can_bear(tmp_path, monkeypatch
     assert count(10_000)[:3] == (2 * 2 * 40 * 4, 4, 40)
     assert count(400)[:3] == (2 * 2 * 40 * 2, 2, 40)
     assert count(80)[:3] == (2 * 2 * 20, 1, 40) and "of one problem in 2" in count(80)[3]
+
+
+# ---- the study
+
+
+def test_the_study_gives_every_method_the_same_budget_and_its_corner_is_part_of_it():
+    grid = pytest.importorskip("maths_grid")
+    every = {str(cell.run_dir): cell for cell in grid.read_grid(ROOT / "recipes/study.yaml")}
+    corner = grid.read_grid(ROOT / "recipes/study_quick.yaml")
+    assert all((c.train, c.evaluate) == (every[str(c.run_dir)].train, every[str(c.run_dir)].evaluate) for c in corner)
+    assert 20 <= len(corner) < 40 and len(every) < 300
+    counts = Counter((cell.run_dir.parent.name.split("-learning_rate=")[0], cell.seed) for cell in every.values())
+    assert set(counts.values()) == {4} and {seed for _, seed in counts} == set(range(5))
+    rates = {name: {float(n.split("=")[-1]) for n in {c.name for c in every.values()} if n.startswith(f"{name}-learn")}
+             for name in ("pspo", "pspo-half", "noclip", "noclip-scaled")}  # fmt: skip
+    assert rates["noclip-scaled"] == {round(0.9 * rate, 9) for rate in rates["pspo"]}
+    assert len({rate / 2 for rate in rates["pspo-half"]} & rates["noclip"]) == 3
 
 
 # ---- training curves
