@@ -1,0 +1,531 @@
+"""One grid of runs, the same file here or on a cluster: list it, run it cell after cell, or submit it to SLURM.
+
+For the experiments of Probability Smoothing Policy Optimisation (arXiv 2509.21282). A grid file is YAML:
+
+    axes:                        # cells are every combination; model, method, seed, or any flag of maths_finetuning.py
+      model: [Qwen2.5-0.5B]
+      method: [clip, noclip, pspo]
+      seed: [0, 1, 2]
+    cells:                       # named cells that differ: their values in place of the axes'; a list is an axis again
+      noclip-mu2: {method: noclip, num_iterations: 2}
+    train: {save_steps: 50}      # flags of maths_finetuning.py for every cell
+    evaluate: {samples_per_prompt: 16}   # flags of maths_evaluations.py
+    output_root: runs            # the default
+
+A cell lives in runs/<model>/<method or name>[-<flag>=<value>...]/seed<N>, the flags being those of further axes: the
+place follows from the cell's own values, whatever else the file holds. Its output is in logs/<that path>.log.
+
+    python maths_grid.py recipes/demo_grid.yaml --list
+    python maths_grid.py recipes/demo_grid.yaml --run
+    python maths_grid.py recipes/paper.yaml --submit --dry_run
+    python maths_grid.py recipes/paper.yaml --submit --partition a100 --throttle 2
+
+Each command does what is missing and no more. --submit makes one array job of the cells and a report job after it;
+slurm/env.sh says what the site is like, and the environment (GRID_PARTITION) or a flag (--partition) overrides it.
+"""
+
+import contextlib
+import difflib
+import importlib.util
+import itertools
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import maths_finetuning
+import maths_slurm
+from maths_common import (
+    LOCK,
+    ROOT,
+    BadInput,
+    get_cache_dir,
+    hash_value,
+    hold_lock,
+    make_parser,
+    read_json,
+    run_script,
+    size_text,
+    write_json,
+    write_text,
+)
+from maths_preflight import check_commands, check_data, check_room, check_site
+
+GRID_KEYS = ("axes", "cells", "train", "evaluate", "output_root")
+NAMING = ("model", "method", "seed")  # what every cell has, and what its directory is named by
+OURS = {  # flags that no grid can give
+    "trust_region_method": "write method",
+    "output_dir": "a cell's directory follows from its values",
+    "output_root": "it is a part of the grid beside axes",
+    "model_path": "a cell evaluates what it trained",
+    **dict.fromkeys(("overwrite", "print_config", "regrade"), "it is for one run, by hand"),
+}
+EXIT_SAVED = 75  # of maths_finetuning.py: saved, not finished; the same command goes on
+STATES = ("waiting", "queued", "running", "stopped", "trained", "evaluated")
+TO_DO = ("waiting", "stopped", "trained")
+LOGS = Path("logs")
+EVALUATED = "evaluations/grid.json"  # in a run directory: the flags of the evaluation that came to its end
+
+
+class Cell(NamedTuple):
+    """One run of a grid. name: method or named cell, with the flags of further axes; seeds of one name are alike."""
+
+    index: int
+    name: str
+    method: str
+    model: str
+    seed: int
+    run_dir: Path
+    train: list  # the command, a list of strings
+    evaluate: list
+    log: Path
+
+
+# ---- the grid file
+
+
+def read_grid(path):
+    """The cells of a grid file in its order; raises BadInput for what a cell cannot be made of."""
+    grid = load_grid(path)
+    axes, root = grid.get("axes", {}), Path(grid.get("output_root", "runs"))
+    rows = [(None, {}, values) for values in combine(axes)] if "method" in axes or not grid.get("cells") else []
+    for name, own in grid.get("cells", {}).items():
+        rows += [(name, own, values) for values in combine({**axes, **own})]
+    cells = [make_cell(index, *row, root, grid) for index, row in enumerate(rows)]
+    if not cells:
+        raise BadInput(f"{path} has no cells: give it axes, with model, method and seed")
+    count, where = Counter(cell.run_dir for cell in cells).most_common(1)[0][::-1]
+    if count > 1:
+        raise BadInput(f"{path}: {count} cells share the directory {where}: give them names, or values that differ")
+    return cells
+
+
+def load_grid(path):
+    """The mapping in a grid file; raises BadInput naming a part that is misspelt or of the wrong kind."""
+    import yaml
+
+    try:
+        grid = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadInput(f"cannot read the grid {path}: {error}") from None
+    if not isinstance(grid, dict):
+        raise BadInput(f"{path} is not a grid: it must be a mapping with {', '.join(GRID_KEYS)}")
+    for key in grid:
+        check_name(key, GRID_KEYS, path)
+    cells = grid.get("cells", {})
+    parts = {key: grid.get(key, {}) for key in ("axes", "cells", "train", "evaluate")}
+    parts |= {f"cells: {name}": own for name, own in cells.items()} if isinstance(cells, dict) else {}
+    for place, part in parts.items():
+        if not isinstance(part, dict):
+            raise BadInput(f"{path}, {place}: must be a mapping of names to values")
+        for key, value in part.items() if place != "cells" else ():
+            check_name(key, part if place == "evaluate" else {*NAMING, *training_flags()}, f"{path}, {place}")
+            check_value(key, value, place in ("train", "evaluate"), f"{path}, {place}")
+    return grid
+
+
+def check_name(key, known, place):
+    """Raise BadInput for a name that is not known, with the closest one that is."""
+    if key in OURS and known is not GRID_KEYS:
+        raise BadInput(f"{place}: {key} cannot be given: {OURS[key]}")
+    if key not in known:
+        close = difflib.get_close_matches(str(key), known, 1)
+        raise BadInput(f"{place}: unknown name {key!r}" + (f"; did you mean {close[0]}?" if close else ""))
+
+
+def check_value(key, value, words, place):
+    """Raise BadInput for no value, or for a list in a list, unless a list is a flag's `words` and not an axis."""
+    for item in value if isinstance(value, list) and not words else [value]:
+        if item is None or (isinstance(item, list) and not words):
+            raise BadInput(
+                f"{place}: {key} has {'no value' if item is None else 'a list for a value: put it in train'}"
+            )
+
+
+@cache
+def training_flags():
+    """Names of maths_finetuning.py's flags, read in the source that states them: importing TRL takes 4 s."""
+    trl, transformers = (Path(importlib.util.find_spec(name).origin).parent for name in ("trl", "transformers"))
+    sources = [trl / f"trainer/{name}_config.py" for name in ("base", "grpo", "sft", "model")]
+    texts = [file.read_text(encoding="utf-8") for file in [*sources, transformers / "training_args.py"]]
+    own = re.findall(r'add_argument\(\s*"--(\w+)"', (ROOT / "maths_finetuning.py").read_text(encoding="utf-8"))
+    return {*own, *(name for text in texts for name in re.findall(r"^    (\w+): ", text, re.M))}
+
+
+def combine(axes):
+    """Every combination of the axes' values, the first axis slowest; a value that is no list is an axis of one."""
+    values = [value if isinstance(value, list) else [value] for value in axes.values()]
+    return [dict(zip(axes, chosen, strict=True)) for chosen in itertools.product(*values)] if axes else []
+
+
+def make_cell(index, name, own, values, root, grid):
+    """A Cell of its values; `own` are those a named cell sets itself, of which only lists show in the directory."""
+    for key in NAMING:
+        if key not in values:
+            raise BadInput(f"cell {name or index} has no {key}: add it to the axes")
+    method, model, seed = values["method"], str(values["model"]), values["seed"]
+    if method not in maths_finetuning.METHODS:
+        raise BadInput(f"unknown method {method!r}: choose from {', '.join(maths_finetuning.METHODS)}")
+    shown = [k for k in sorted(values) if k not in NAMING and (k not in own or isinstance(own[k], list))]
+    name = "-".join([name or method, *(f"{key}={to_text(values[key])}" for key in shown)])
+    run_dir = root / safe(Path(model).name) / safe(name) / safe(f"seed{to_text(seed)}")
+    flags = {"model": model, "trust_region_method": method, "seed": seed, "output_dir": str(run_dir)}
+    flags |= grid.get("train", {}) | {key: value for key, value in values.items() if key not in NAMING}
+    script = [sys.executable, str(ROOT / "maths_finetuning.py")]
+    evaluate = [sys.executable, str(ROOT / "maths_evaluations.py"), "--model_path", str(run_dir)]
+    log = LOGS / run_dir.with_name(run_dir.name + ".log").relative_to(run_dir.anchor)
+    return Cell(
+        index,
+        name,
+        method,
+        model,
+        seed,
+        run_dir,
+        script + to_flags(flags),
+        evaluate + to_flags(grid.get("evaluate", {})),
+        log,
+    )
+
+
+def safe(part):
+    """A part of a directory's name with `_` for what a shell or a file system takes for something else."""
+    part = re.sub(r"[^A-Za-z0-9.,+=_-]", "_", part)
+    if not part.strip("."):
+        raise BadInput(f"{part!r} cannot be part of a directory's name")
+    return part
+
+
+def to_text(value):
+    """A value as a command line and a directory have it; 1e-6, 0.000001 and "1e-6" (YAML 1.1) are one number."""
+    if isinstance(value, bool | dict):
+        return json.dumps(value)
+    if isinstance(value, float) or re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", str(value)):
+        return re.sub(r"e([+-]?)0*", r"e\1", repr(float(value)).removesuffix(".0"))
+    return str(value)
+
+
+def to_flags(values):
+    """Values as a command line: True is the flag alone, a list has one word for each of its values."""
+    words = []
+    for key, value in values.items():
+        words.append(f"--{key}")
+        if value is not True:
+            words += [to_text(v) for v in value] if isinstance(value, list) else [to_text(value)]
+    return words
+
+
+# ---- where a cell stands
+
+
+def cell_state(cell, queue=None):
+    """(one of STATES, a detail to print); changes nothing and takes no lock. `queue` is read_queue()'s answer."""
+    try:
+        record = read_json(cell.run_dir / "run.json", "see maths_finetuning.py --overwrite")
+    except BadInput as error:
+        return "stopped", str(error)
+    finished = record is not None and record.get("status") == "finished"
+    state, reason = (queue or {}).get(cell.run_dir.resolve(), (None, ""))
+    if state == "queued":
+        return state, reason
+    if state == "running" or is_locked(cell.run_dir) or is_locked(cell.run_dir / "evaluations"):
+        return "running", "evaluation" if finished else show_progress(cell, record)
+    if finished and is_evaluated(cell):
+        return "evaluated", ""
+    if finished:
+        return "trained", last_line(cell.log)
+    if record or cell.log.exists():
+        return "stopped", last_line(cell.log) or show_progress(cell, record)
+    return "waiting", ""
+
+
+def is_evaluated(cell):
+    """Whether the evaluation that the grid asks for has come to its end."""
+    try:
+        done = read_json(cell.run_dir / EVALUATED, "delete it")
+    except BadInput:
+        return False
+    return done == {"flags": cell.evaluate[4:]} and (cell.run_dir / "evaluations/summary.json").is_file()
+
+
+def is_locked(directory):
+    """Whether a process of this machine holds a directory's lock.
+
+    The kernel's list is read, since trying the lock, even for an instant, could keep a run from starting. Processes of
+    other machines are not in it: of those the queue knows.
+    """
+    try:
+        return f":{(directory / LOCK).stat().st_ino} " in Path("/proc/locks").read_text(encoding="ascii")
+    except OSError:
+        return False
+
+
+def show_progress(cell, record):
+    """'step n of m, 3 min left' by the run's log and record, as far as they say it."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ZeroDivisionError, IndexError):
+        file = cell.run_dir / "metrics.jsonl"
+        row, config = json.loads(read_tail(file).splitlines()[-1]), record["config"]
+        step, total = row["step"], config.get("max_steps", -1)
+        if total <= 0:
+            total = round(step * config["num_train_epochs"] / row["epoch"])
+        done, seconds = record.get("finished_steps"), record["wall_seconds"]
+        if not done:
+            done, seconds = step, file.stat().st_mtime - datetime.fromisoformat(record["started"]).timestamp()
+        left = (total - step) * seconds / done
+        return (
+            f"step {step} of {total}, {left / 3600:.1f} h left"
+            if left > 5400
+            else (f"step {step} of {total}, {left / 60:.0f} min left")
+        )
+    return "starting"
+
+
+def read_tail(path):
+    """The last 8 KB of a file as text, from the start of a line if there is one."""
+    with open(path, "rb") as file:
+        start = file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
+        text = file.read().decode("utf-8", errors="replace")
+    return re.split(r"[\r\n]", text, maxsplit=1)[-1] if start else text
+
+
+def last_line(path, width=200):
+    """The last line of a log that says something, its end if it is long; "" where there is none. Progress bars do not:
+    tqdm draws its own once more when a program ends, after what that had to say."""
+    try:
+        text = re.sub(r"[^\r\n]*?\d+%\|[^\r\n|]*\|[^\r\n\]]*\]", "", read_tail(path))
+    except FileNotFoundError:
+        return ""
+    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", lines[-1])[-width:] if lines else ""
+
+
+def print_list(cells, queue):
+    """A line a cell, then how many cells each method has and where they stand: tuning budgets can be compared."""
+    counts = defaultdict(Counter)
+    width = max(len(str(cell.run_dir)) for cell in cells)
+    print(f"cell  {'run':{width}}  state")
+    for cell in cells:
+        state, detail = cell_state(cell, queue)
+        counts[re.sub(r"-\w+=.*", "", cell.name)][state] += 1
+        print(f"{cell.index:4}  {str(cell.run_dir):{width}}  {state:9}  {detail}".rstrip())
+    print(f"\n{'method':{width + 6}}  cells  " + "  ".join(STATES))
+    for name, count in counts.items():
+        line = "  ".join(f"{count[state]:{len(state)}}" for state in STATES)
+        print(f"{name:{width + 6}}  {sum(count.values()):5}  {line}")
+
+
+# ---- running here
+
+
+def run_command(command, log, passed_on=(signal.SIGTERM, signal.SIGUSR1)):
+    """Run a command, its output on ours and at the end of its log -> (exit code, signals we were sent meanwhile).
+
+    Signals in `passed_on` are sent on to it. A command that one of them ended counts as EXIT_SAVED.
+    """
+    process, received = None, []
+
+    def on_signal(number, frame):
+        received.append(number)
+        if process is not None and number in passed_on:
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as file:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        while chunk := process.stdout.read1(65536):
+            for stream in (file, sys.stdout.buffer):
+                stream.write(chunk)
+                stream.flush()
+        code = process.wait()
+        if code < 0 and not received:
+            file.write(f"\nended by {signal.Signals(-code).name}, which SLURM and the kernel use on memory\n".encode())
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    return EXIT_SAVED if code and received else code, received
+
+
+def run_cell(cell, launch=()):
+    """Train, then evaluate, doing only what is missing -> (exit code, signals received)."""
+    if cell_state(cell)[0] not in ("trained", "evaluated"):
+        passed_on = (signal.SIGUSR1,) if launch else (signal.SIGTERM, signal.SIGUSR1)  # SLURM sends SIGTERM to srun's
+        code, received = run_command([*launch, *cell.train], cell.log, passed_on)
+        if code or received:
+            return code or EXIT_SAVED, received
+    code, received = run_command(cell.evaluate, cell.log)
+    if code == 0:
+        write_json(cell.run_dir / EVALUATED, {"flags": cell.evaluate[4:]})
+    return code, received
+
+
+def run_task(cell):
+    """Run one cell as an array task does; one that was saved for the walltime's sake goes back into the queue."""
+    if cell_state(cell)[0] == "evaluated":
+        print(f"{cell.run_dir} is evaluated already")
+        return 0
+    code, received = run_cell(cell, maths_slurm.launch_words())
+    if code == EXIT_SAVED and "SLURM_ARRAY_JOB_ID" in os.environ and signal.SIGTERM not in received:
+        print(
+            maths_slurm.requeue(), flush=True
+        )  # after SIGTERM, SLURM does that itself (preemption), or nobody wants it (scancel)
+    return code
+
+
+def run_grid(cells):
+    """Run every cell that is not evaluated, one after another, and report; returns 1 if a cell failed."""
+    failed, queue = [], read_queue()
+    wanted = [cell for cell in cells if cell_state(cell, queue)[0] in TO_DO]
+    if wanted:
+        check_commands(wanted)
+        check_data(wanted, get_cache_dir())
+    for cell in wanted:
+        state, _ = cell_state(cell, queue)
+        print(f"cell {cell.index}, {cell.run_dir}: {state}, starting", flush=True)
+        code, received = run_cell(cell)
+        if received:
+            return EXIT_SAVED
+        if code:
+            failed.append(cell)
+    report(cells)
+    for cell in failed:
+        print(f"cell {cell.index}, {cell.run_dir}: failed: {last_line(cell.log)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def report(cells):
+    """Print where every cell stands, the failed ones too, then a table of what is evaluated, a model at a time."""
+    print_list(cells, read_queue())
+    for model in dict.fromkeys(cell.model for cell in cells):
+        runs = [cell.run_dir for cell in cells if cell.model == model and cell_state(cell)[0] == "evaluated"]
+        if len(runs) > 1:
+            print(f"\n{model}", flush=True)
+            subprocess.run([sys.executable, ROOT / "maths_compare.py", *runs], check=False)
+
+
+# ---- SLURM
+
+
+def read_queue(must=False):
+    """{absolute run directory: ("queued" or "running", why it waits)} of our cells in SLURM's queue, if there is one.
+
+    Where SLURM does not answer, that is a note, or BadInput for one who `must` know.
+    """
+    queue, jobs = {}, []
+    try:
+        jobs = maths_slurm.list_jobs()
+    except BadInput as error:
+        if must:
+            raise
+        print(f"note: what is queued is not known: {error}", file=sys.stderr)
+    for path, index, waiting, reason in jobs:
+        cell = read_queued_grid(path)[index]
+        queue[cell.run_dir.resolve()] = ("queued", reason) if waiting else ("running", "")
+    return queue
+
+
+@cache
+def read_queued_grid(path):
+    """The cells of a grid as it was when it was submitted."""
+    return read_grid(path)
+
+
+def freeze_grid(path):
+    """(place in logs/, text) of a grid as it is queued: a later change of its file must not change what a job runs."""
+    import yaml
+
+    grid = load_grid(path)
+    grid["output_root"] = str(Path(grid.get("output_root", "runs")).absolute())
+    frozen = LOGS.absolute() / f"{safe(Path(path).stem)}-{hash_value(grid)[:8]}.yaml"
+    return frozen, yaml.safe_dump(grid, sort_keys=False)
+
+
+def submit(cells, path, flags, dry_run):
+    """Queue an array of what is neither done nor under way, and the report after it; a dry run prints the lines."""
+    site, env = maths_slurm.read_site(flags)
+    queue = read_queue(must=True)
+    states = {cell.index: cell_state(cell, queue)[0] for cell in cells}
+    wanted = [cell for cell in cells if states[cell.index] in TO_DO]
+    rest = Counter(state for state in states.values() if state not in TO_DO)
+    rest = ", ".join(f"{count} {state}" for state, count in rest.items()) or "none"
+    if not wanted:
+        print(f"nothing to submit: {rest}")
+        return 0
+    (frozen, text), words = freeze_grid(path), (sys.executable, ROOT)
+    array = maths_slurm.array_line(site, frozen, [cell.index for cell in wanted], [*words, frozen])
+    if dry_run:
+        after = maths_slurm.report_line(site, frozen, "JOBID", [*words, frozen])
+        print(shlex.join(array), shlex.join(after), sep="\n")
+        return 0
+    preflight(wanted, site, env, array)
+    write_text(frozen, text)
+    job = maths_slurm.queue_job(array, env)
+    print(f"job {job}: {len(wanted)} cells, {site['throttle']} at a time; not submitted: {rest}")
+    after = maths_slurm.queue_job(maths_slurm.report_line(site, frozen, job, [*words, frozen]), env)
+    print(f"job {after}: the table, in {LOGS / frozen.stem}-report-{after}.out")
+    return 0
+
+
+def preflight(cells, site, env, line):
+    """Raise BadInput for the first thing that would make these cells fail on the cluster; quick checks come first."""
+    check_site(site)
+    maths_slurm.ask("bash", "-lc", '. "$0" && enter_job', ROOT / "slurm/env.sh", env=env)
+    cache_dir = get_cache_dir(env["GRPSPO_CACHE"])
+    places = {Path(env["GRID_SCRATCH"]), LOGS, *(cell.run_dir.parent for cell in cells)}
+    need, free = check_room(cells, places, cache_dir, int(site["throttle"]))
+    check_commands(cells)
+    check_data(cells, cache_dir)
+    maths_slurm.ask(
+        "sbatch", "--test-only", *line[2:], env=env
+    )  # SLURM's own verdict: account, QoS, what else it knows
+    print(f"checked: {len(cells)} cells need about {size_text(need)} of {size_text(free)} free")
+
+
+def make_arguments():
+    """The command line."""
+    parser = make_parser(__doc__)
+    parser.add_argument("grid", help="grid file (YAML)")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--list", action="store_true", help="show the cells and where each stands")
+    what.add_argument("--run", action="store_true", help="train and evaluate here, one cell after another, then report")
+    what.add_argument("--submit", action="store_true", help="check, then queue array and report with SLURM")
+    what.add_argument("--cell", type=int, metavar="N", help="train and evaluate one cell: what an array task runs")
+    what.add_argument("--report", action="store_true", help="show the cells and the table: what the report job runs")
+    parser.add_argument("--dry_run", action="store_true", help="print the commands that would run, and run nothing")
+    site = parser.add_argument_group("SLURM: these go before the environment and slurm/env.sh")
+    for name, text in maths_slurm.SITE.items():
+        site.add_argument(f"--{name}", help=text)
+    return parser
+
+
+def main():
+    args = make_arguments().parse_args()
+    cells = read_grid(args.grid)
+    if args.list:
+        print_list(cells, read_queue())
+        return 0
+    if args.report:
+        report(cells)
+        return 0
+    if args.submit:
+        with contextlib.nullcontext() if args.dry_run else hold_lock(LOGS, "another --submit is under way here"):
+            return submit(cells, args.grid, vars(args), args.dry_run)
+    if args.cell is not None:
+        if not 0 <= args.cell < len(cells):
+            raise BadInput(f"--cell {args.cell}: {args.grid} has cells 0 to {len(cells) - 1}")
+        cells = cells[args.cell : args.cell + 1]
+    if args.dry_run:
+        for cell in cells:
+            print(shlex.join(cell.train), shlex.join(cell.evaluate), sep="\n")
+        return 0
+    return run_grid(cells) if args.run else run_task(cells[0])
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

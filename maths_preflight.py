@@ -1,0 +1,161 @@
+"""What is checked before a grid is started: flags, patched TRL, cache, room on disk, and what the cluster allows.
+
+For the experiments of Probability Smoothing Policy Optimisation (arXiv 2509.21282). Every check raises BadInput, one
+line that names the thing and the way out, and changes nothing; nothing is queued or trained before all have passed.
+
+    from maths_preflight import check_commands, check_data, check_room, check_site
+    check_commands(read_grid("recipes/paper.yaml"))
+"""
+
+import contextlib
+import io
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import maths_evaluations
+import maths_finetuning
+from maths_common import BadInput, free_bytes, read_json, size_text
+from maths_datasets import EVAL_SPLIT, load_maths_dataset
+from maths_models import find_model
+from maths_slurm import ask
+
+# ---- the cells
+
+
+def check_commands(cells):
+    """Raise BadInput for the first cell whose flags the scripts themselves refuse, and if TRL is not patched.
+
+    Both scripts are asked in this process: TRL is imported once, not once a cell.
+    """
+    seen = {}
+    for cell in cells:  # seeds differ in nothing that could be refused
+        seen.setdefault((cell.model, cell.name), cell)
+    argv = sys.argv
+    for cell in seen.values():
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                sys.argv = [*cell.train[1:], "--print_config"]
+                maths_finetuning.main()
+            maths_evaluations.parse_args(cell.evaluate[2:])
+        except BadInput as error:
+            raise BadInput(f"cell {cell.index}, {cell.run_dir}: {error}") from None
+        except ImportError as error:
+            raise BadInput(f"{sys.executable} lacks a package ({error}): pip install -r requirements.txt") from None
+        finally:
+            sys.argv = argv
+
+
+def check_data(cells, cache_dir):
+    """Raise BadInput unless the cache holds, whole and readable, every model and data set the cells ask for."""
+    wanted = set()
+    for cell in cells:
+        demo = Path(cell.model).name == "demo"
+        find_model(cell.model, cache_dir)
+        flags = dict(zip(cell.train, cell.train[1:], strict=False))
+        wanted.add((flags.get("--dataset", "demo" if demo else "gsm8k"), "train"))
+        names = maths_evaluations.parse_args(cell.evaluate[2:]).datasets
+        names = names or (["demo"] if demo else maths_evaluations.PAPER_DATASETS)
+        wanted |= {(name, EVAL_SPLIT[name]) for name in names}
+    for name, split in sorted(wanted):
+        load_maths_dataset(name, split, cache_dir)
+
+
+def check_room(cells, places, cache_dir, at_once):
+    """(bytes that the cells will take, bytes free where they lie).
+
+    A cell keeps the model and save_total_limit checkpoints; each of `at_once` that are running makes one more. Raises
+    BadInput if one of `places` cannot be written, or if the cells do not fit.
+    """
+    for place in places:
+        there = next(parent for parent in [place, *place.absolute().parents] if parent.is_dir())
+        try:
+            tempfile.TemporaryFile(dir=there).close()
+        except OSError as error:
+            raise BadInput(f"cannot write in {there}: {error.strerror}") from None
+    flags = [dict(zip(cell.train, cell.train[1:], strict=False)) for cell in cells]
+    sizes = [model_bytes(find_model(cell.model, cache_dir)) * ("--use_peft" not in cell.train) for cell in cells]
+    need = sum(size * (1 + 3 * int(f.get("--save_total_limit", 2))) for size, f in zip(sizes, flags, strict=True))
+    need += 3 * sum(sorted(sizes)[-at_once:])
+    free = free_bytes(cells[0].run_dir)
+    if need > free:
+        raise BadInput(
+            f"{len(cells)} cells need about {size_text(need)} under {cells[0].run_dir.parents[2]}, where "
+            f"{size_text(free)} are free; save_total_limit: 1 in train needs less"
+        )
+    return need, free
+
+
+def model_bytes(path):
+    """Bytes of a model's weights in fp32, as training keeps them; a checkpoint has AdamW's two moments too."""
+    config = read_json(path / "config.json", "fetch the model again") or {}
+    half = config.get("dtype", config.get("torch_dtype")) in ("bfloat16", "float16")
+    return sum(file.stat().st_size for file in path.glob("*.safetensors")) * (2 if half else 1)
+
+
+# ---- the cluster
+
+
+def check_site(site):
+    """Raise BadInput, in one line, for a partition, gres, walltime, account or throttle the cluster does not allow."""
+    form = "PartitionName:64,Gres:512,Time:32"  # with widths: the default ones cut names
+    rows = [line.split() for line in ask("sinfo", "--noheader", "-O", form).splitlines()]
+    here = [row for row in rows if row[0] == site["partition"]]
+    if not here:
+        names = ", ".join(sorted({row[0] for row in rows}))
+        raise BadInput(f"partition {site['partition']} does not exist here; --partition is one of {names}")
+    if site["gres"] and not any(has_gres(row[1], site["gres"]) for row in here):
+        known = ", ".join(sorted({row[1] for row in here}))
+        raise BadInput(f"no node of partition {site['partition']} has gres {site['gres']}; they have {known} (--gres)")
+    if to_minutes(site["time"]) > to_minutes(here[0][2]):
+        raise BadInput(f"--time {site['time']} is more than {here[0][2]}, the limit of partition {site['partition']}")
+    policy = dict(re.findall(r"(\w+)=(\S+)", ask("scontrol", "show", "partition", site["partition"])))
+    allowed = policy.get("AllowAccounts", "ALL").split(",")
+    if site["account"] and "ALL" not in allowed and site["account"] not in allowed:
+        raise BadInput(f"partition {site['partition']} is for the accounts {', '.join(allowed)} (--account)")
+    check_throttle(site, site["qos"] or policy.get("QoS", "N/A"))
+
+
+def check_throttle(site, qos):
+    """Raise BadInput if so many cells at a time need more GPUs than a quality of service gives one user."""
+    try:
+        limits = ask("sacctmgr", "--noheader", "--parsable2", "show", "qos", qos, "format=MaxTRESPU")
+    except BadInput:
+        return  # such limits are kept in the accounting database: where there is none, there are no limits
+    gpus = int(site["nodes"]) * parse_gres(site["gres"])[1] if site["gres"].startswith("gpu") else 0
+    for limit in re.findall(r"gres/gpu(?::[^=,]+)?=(\d+)", limits):
+        if gpus * int(site["throttle"]) > int(limit):
+            raise BadInput(
+                f"--throttle {site['throttle']}: so many cells of {gpus} GPUs are more than the {limit} that QoS {qos} "
+                f"gives one user; at most {int(limit) // gpus}"
+            )
+
+
+def parse_gres(text):
+    """ "gpu:a100:2" -> ("gpu:a100", 2); without a number it is 1."""
+    name, _, count = text.rpartition(":")
+    return (name, int(count)) if count.isdigit() else (text, 1)
+
+
+def has_gres(there, wanted):
+    """Whether a node with the gres `there` ("gpu:a100:2(S:0-1),...") has each of those `wanted`."""
+    found = [parse_gres(part) for part in re.sub(r"\([^)]*\)", "", there).split(",")]
+    for name, count in map(parse_gres, wanted.split(",")):
+        if sum(n for kind, n in found if kind == name or kind.startswith(name + ":")) < count:
+            return False
+    return True
+
+
+def to_minutes(text):
+    """Minutes of a walltime as SLURM writes it: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S, infinite."""
+    if text.lower() in ("infinite", "unlimited"):
+        return float("inf")
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
+    if match is None:
+        raise BadInput(f"--time {text!r} is not a walltime: write HOURS:MINUTES:SECONDS or DAYS-HOURS")
+    days, *rest = (None if part is None else int(part) for part in match.groups())
+    if days is None and rest[2] is None:  # M or M:S
+        rest = [0, *rest[:2]]
+    hours, minutes, seconds = (part or 0 for part in rest)
+    return (days or 0) * 1440 + hours * 60 + minutes + seconds / 60
