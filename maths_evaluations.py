@@ -26,7 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from grading import GRADER_VERSION
+from grading import GRADER_VERSION, vote
 from maths_common import (
     DEMO_DIR,
     BadInput,
@@ -97,10 +97,11 @@ def summarise_file(path, problems, ids, temperatures):
     wanted = set(ids)
     for row in read_rows(path, problems):
         if row["temperature"] in samples and row["id"] in wanted:
-            answer = row["answer"] and sys.intern(row["answer"])
+            problem, wrong = problems[row["id"]], not row["correct"] and row["answer"] is not None
+            choice = sys.intern(vote(row["answer"], problem["kind"])) if wrong else None
             cut_off = row["finish_reason"] == "length"
-            sample = Sample(row["correct"], row["well_formed"], cut_off, row["tokens"], answer)
-            samples[row["temperature"]].setdefault(problems[row["id"]]["id"], []).append(sample)
+            sample = Sample(row["correct"], row["well_formed"], cut_off, row["tokens"], choice)
+            samples[row["temperature"]].setdefault(problem["id"], []).append(sample)
     return {f"{t:g}": summarise_dataset(s, problems) for t, s in samples.items()}
 
 

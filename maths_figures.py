@@ -6,13 +6,13 @@ of some runs by themselves, one colour a method, one line a seed:
     python -c "from maths_figures import plot_training; plot_training(['runs/demo/pspo/seed0'], 'curve.png')"
 """
 
-import json
 import math
 import os
 from collections import defaultdict
 from pathlib import Path
 
-from maths_common import BadInput, read_json_lines
+from maths_common import BadInput
+from maths_runs import read_log, read_record
 
 # Colours that stay apart for colour-blind readers: Okabe and Ito, https://jfly.uni-koeln.de/color/
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
@@ -36,11 +36,10 @@ CURVE_TITLES = {
 
 def read_run(path):
     """(method, rows of metrics.jsonl); raises BadInput if the directory holds no run."""
-    try:
-        record = json.loads((path / "run.json").read_text(encoding="utf-8"))
-        return str(record["method"]), read_json_lines(path / "metrics.jsonl")
-    except (OSError, ValueError, KeyError, TypeError):
-        raise BadInput(f"{path} is not the directory of a training run") from None
+    record = read_record(path)
+    if not record or not (path / "metrics.jsonl").is_file():
+        raise BadInput(f"{path} is not the directory of a training run")
+    return str(record.get("method")), read_log(path / "metrics.jsonl")
 
 
 def smooth(values, width):

@@ -38,6 +38,7 @@ from maths_common import (
     write_json,
 )
 from maths_datasets import build_prompt, find_dataset, load_training_split
+from maths_figures import plot_training
 from maths_hyperparameters import print_config, read_recipe, resolve
 from maths_models import (
     check_weights,
@@ -448,8 +449,6 @@ def finish_training(args, trainer, path, record, rows, checkpoint, say):
 def draw_curve(path):
     """Draw the training curve of a finished run; a picture that fails is a warning and costs nothing else."""
     try:
-        from maths_figures import plot_training
-
         plot_training([path], path / "reward_curve.png")
     except (OSError, ValueError, TypeError, ImportError, RuntimeError) as error:
         print(f"warning: no reward_curve.png ({error}); the run is finished", file=sys.stderr)

@@ -96,6 +96,7 @@ def read_grid(path):
     """The cells of a grid file in its order; raises BadInput for what a cell cannot be made of."""
     grid = load_grid(path)
     axes, root = grid.get("axes", {}), Path(grid.get("output_root", "runs"))
+    root = root.relative_to(Path.cwd()) if root.is_relative_to(Path.cwd()) else root
     rows = [(None, {}, values) for values in combine(axes)] if "method" in axes or not grid.get("cells") else []
     for name, own in grid.get("cells", {}).items():
         rows += [(name, own, values) for values in combine({**axes, **own})]
@@ -296,14 +297,14 @@ def read_tail(path):
 
 
 def last_line(path, width=200):
-    """The last line of a log that says something, its end if it is long; "" where there is none. Progress bars do not:
+    """The last line of a log that says something, its first `width` characters; "" for none. Progress bars do not:
     tqdm draws its own once more when a program ends, after what that had to say."""
     try:
         text = re.sub(r"[^\r\n]*?\d+%\|[^\r\n|]*\|[^\r\n\]]*\]", "", read_tail(path))
     except FileNotFoundError:
         return ""
     lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", lines[-1])[-width:] if lines else ""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", lines[-1][:width]) if lines else ""
 
 
 def print_list(cells, queue):
@@ -383,8 +384,8 @@ def run_grid(cells):
     failed, queue = [], read_queue()
     wanted = [cell for cell in cells if cell_state(cell, queue)[0] in TO_DO]
     if wanted:
-        check_commands(wanted)
         check_data(wanted, get_cache_dir())
+        check_commands(wanted)
     for cell in wanted:
         state, _ = cell_state(cell, queue)
         print(f"cell {cell.index}, {cell.run_dir}: {state}, starting", flush=True)
@@ -406,7 +407,7 @@ def report(cells):
         runs = [cell.run_dir for cell in cells if cell.model == model and cell_state(cell)[0] == "evaluated"]
         if len(runs) > 1:
             print(f"\n{model}", flush=True)
-            subprocess.run([sys.executable, ROOT / "maths_compare.py", *runs], check=False)
+            subprocess.run([sys.executable, ROOT / "maths_report.py", *runs], check=False)
 
 
 # ---- SLURM
@@ -475,15 +476,13 @@ def submit(cells, path, flags, dry_run):
 def preflight(cells, site, env, line):
     """Raise BadInput for the first thing that would make these cells fail on the cluster; quick checks come first."""
     check_site(site)
+    maths_slurm.ask("sbatch", "--test-only", *line[2:], env=env)  # the scheduler's own verdict
     maths_slurm.ask("bash", "-lc", '. "$0" && enter_job', ROOT / "slurm/env.sh", env=env)
     cache_dir = get_cache_dir(env["GRPSPO_CACHE"])
     places = {Path(env["GRID_SCRATCH"]), LOGS, *(cell.run_dir.parent for cell in cells)}
     need, free = check_room(cells, places, cache_dir, int(site["throttle"]))
-    check_commands(cells)
     check_data(cells, cache_dir)
-    maths_slurm.ask(
-        "sbatch", "--test-only", *line[2:], env=env
-    )  # SLURM's own verdict: account, QoS, what else it knows
+    check_commands(cells)
     print(f"checked: {len(cells)} cells need about {size_text(need)} of {size_text(free)} free")
 
 

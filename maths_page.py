@@ -17,7 +17,6 @@ from collections import defaultdict
 
 from maths_common import ROOT, BadInput, get_cache_dir, go_offline, write_text
 from maths_comparison import show_setting
-from maths_datasets import EVAL_SPLIT
 
 PAGE = ROOT / "page"
 MAX_COMPLETIONS = 200_000  # in the page; beyond, the first samples of each problem, then every n-th problem
@@ -77,13 +76,13 @@ def pack(value):
 
 def read_questions(keys, cache_dir):
     """({data set: {id: its row}}, notes): questions for the page, without those of a data set that is not at hand."""
-    from maths_datasets import load_maths_dataset
+    from maths_datasets import find_dataset, load_maths_dataset
 
     go_offline()
     found, notes = {}, []
     for name in sorted({name for name, _ in keys}):
         try:
-            rows = load_maths_dataset(name, EVAL_SPLIT[name], get_cache_dir(cache_dir)).to_list()
+            rows = load_maths_dataset(name, find_dataset(name)[1].eval_split, get_cache_dir(cache_dir)).to_list()
             found[name] = {row["id"]: row for row in rows}
         except BadInput as error:
             notes.append(f"the page shows the problems of {name} without their questions: {error}")

@@ -17,7 +17,7 @@ from pathlib import Path
 import maths_evaluations
 import maths_finetuning
 from maths_common import BadInput, free_bytes, read_json, size_text
-from maths_datasets import EVAL_SPLIT, load_maths_dataset
+from maths_datasets import DEFAULT_DATASETS, find_dataset, load_maths_dataset
 from maths_models import find_model
 from maths_slurm import ask
 
@@ -56,8 +56,8 @@ def check_data(cells, cache_dir):
         flags = dict(zip(cell.train, cell.train[1:], strict=False))
         wanted.add((flags.get("--dataset", "demo" if demo else "gsm8k"), "train"))
         names = maths_evaluations.parse_args(cell.evaluate[2:]).datasets
-        names = names or (["demo"] if demo else maths_evaluations.PAPER_DATASETS)
-        wanted |= {(name, EVAL_SPLIT[name]) for name in names}
+        names = names or (["demo"] if demo else DEFAULT_DATASETS)
+        wanted |= {(name, find_dataset(name)[1].eval_split) for name in names}
     for name, split in sorted(wanted):
         load_maths_dataset(name, split, cache_dir)
 

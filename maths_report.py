@@ -35,7 +35,6 @@ from maths_comparison import (
     show_setting,
     summarise,
 )
-from maths_datasets import EVAL_SPLIT
 from maths_statistics import MIN_SEEDS
 from maths_tables import make_tables, percent, write_files
 
@@ -104,9 +103,9 @@ def read_run(path, datasets):
     if run.settings is None:
         raise BadInput(f"{evaluation} has no settings.json, so nothing says how it was evaluated: evaluate again")
     run.summary = (read_json(evaluation / "summary.json", "evaluate again") or {}).get("datasets") or {}
-    for name in datasets:
-        if (evaluation / f"{name}.jsonl").is_file():
-            run.accuracy |= read_accuracy(evaluation / f"{name}.jsonl", name, run)
+    for file in sorted(evaluation.glob("*.jsonl")):
+        if datasets is None or file.stem in datasets:
+            run.accuracy |= read_accuracy(file, file.stem, run)
     run.state = "evaluated" if run.accuracy else f"{run.state}, no complete evaluation"
     return run
 
@@ -296,8 +295,7 @@ def main():
     parser.add_argument("runs", nargs="+", type=Path, help="run or evaluation directories, or one grid file (.yaml)")
     parser.add_argument("--baseline", default="noclip", help="method to compare with (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="directory for the page, figures and files (default: none)")
-    names = list(EVAL_SPLIT)
-    parser.add_argument("--datasets", nargs="+", choices=names, default=names, help="default: all")
+    parser.add_argument("--datasets", nargs="+", metavar="NAME", help="default: all that were evaluated")
     parser.add_argument("--cache_dir", help="where the questions are (default: $GRPSPO_CACHE, else ./cached_files)")
     args = parser.parse_args()
     runs = read_runs(args.runs, args.datasets)

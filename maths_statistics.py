@@ -10,12 +10,9 @@ itself:
 import functools
 import math
 from collections import Counter
-from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
-
-from maths_rewards import parse_gold
 
 RESAMPLES = 2000
 MIN_SEEDS = 3  # below, the spread between seeds cannot be told from these seeds' luck
@@ -239,22 +236,13 @@ class Sample(NamedTuple):
     well_formed: bool
     cut_off: bool
     tokens: int
-    answer: str | None
-
-
-def vote_of(answer):
-    """What an answer counts as in a majority vote: `1,200` and `1200.0` vote for one number, other text for itself."""
-    try:
-        value = parse_gold(answer).value
-    except ValueError:
-        value = None
-    return str(value) if isinstance(value, Fraction) else " ".join(answer.split())
+    vote: str | None  # what a wrong answer counts as in a majority vote, see grading.vote; None without one
 
 
 def prompt_metrics(samples):
     """One prompt's metrics, {name: value}, from its Samples."""
     n, correct = len(samples), sum(s.correct for s in samples)
-    wrong = Counter(vote_of(s.answer) for s in samples if not s.correct and s.answer is not None)
+    wrong = Counter(s.vote for s in samples if not s.correct and s.vote is not None)
     majority = majority_at_k((correct, *sorted(wrong.values())), n - correct - wrong.total())
     metrics = {"accuracy": correct / n}
     metrics |= {f"pass@{k}": pass_at_k(n, correct, k) for k in powers_of_two(n)}

@@ -148,7 +148,7 @@ def test_real_gold_answers_are_the_published_ones(real):
 
 
 def test_canonical_gold_is_read_back_as_itself(real):
-    from maths_rewards import parse_gold
+    from grading import parse_gold
 
     cache, source = real
     for name, split in source:

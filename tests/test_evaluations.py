@@ -216,6 +216,26 @@ def test_reading_rows_changes_nothing(copied):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "kind, right, wrong",
+    [
+        ("integer", "18", ["17", "$17", "17 dollars", "17.0"]),
+        ("latex", "2x", ["\\frac12", "\\dfrac{1}{2}", "0.5 \\text{ cm}", "1/2"]),
+    ],
+)
+def test_wrong_answers_of_one_value_are_one_vote(kind, right, wrong, tmp_path):
+    """Four ways of writing one wrong value against two right answers: the vote of all six is lost."""
+    problems = {"a": {"id": "a", "kind": kind, "category": "", "difficulty": ""}}
+    rows = [(right, True)] * 2 + [(answer, False) for answer in wrong]
+    lines = [
+        {**GOOD, "temperature": 1.0, "sample": i, "answer": answer, "correct": correct}
+        for i, (answer, correct) in enumerate(rows)
+    ]
+    (tmp_path / "demo.jsonl").write_text(maths_rows.to_lines(lines))
+    figures = maths_evaluations.summarise_file(tmp_path / "demo.jsonl", problems, ["a"], [1.0])["1"]
+    assert figures["accuracy"]["value"] == pytest.approx(2 / 6, abs=1e-6) and figures["maj@6"]["value"] == 0
+
+
 KILLER = """
 import os, random, shutil, signal, sys, time
 from pathlib import Path
