@@ -5,7 +5,7 @@ Each rule looks at a bounded part of the text, from its end.
 
 import re
 
-from .number import CLAUSE, DIGIT_RE, LAST_DIGIT_RE, LEAD_RE, NUMBER_RE, REMARK_RE, SIMPLE_RE, plain_text, says_number
+from .number import DIGIT_RE, LAST_DIGIT_RE, LEAD_RE, NUMBER_RE, REMARK_RE, SIMPLE_RE, plain_text, says_number
 from .text import ANSWER_CHARS, boxed, cut
 
 # ---- marks of an answer, with an example of each
@@ -25,7 +25,6 @@ ANSWER_IS_RE = re.compile(rf"{MARK}|\n(?P<line>A:)\s*", re.I)
 VALUE_RE = re.compile(r"[\s*_~$\\]*-?\$?\.?\d[\d,.]*+(?!\)?\s*[-+*/×÷=x]\s*[$(\d])")  # 18 eggs; not 9 * 2
 TITLES = r"(?<!\bM[rs]\.)(?<!\bDr\.)(?<!\bMrs\.)"
 BREAK_RE = re.compile(rf"(?<=[.!?])(?<!\d!){TITLES}\s+(?=[^a-z\s])")  # between sentences
-CHECK_RE = re.compile(r"\n[^\w\n]{0,9}(?:check|verification|note)\W{0,3}[:\n]\s*(?![^\n]*\n\s*\n)", re.I)
 RESULT_RE = re.compile(r"=\s*([-$]*\s*\.?\d[\d,.]*+(?!\s*[-+*/x^(])[^=,;.:~<>]*\.?)$")  # = 13 eggs out of the 16 eggs.
 BUT_RE = re.compile(r"\b(?:so|thus|therefore|hence|total|then|but|leaves?|and|or|not|which|rounds?|rounded)\b", re.I)
 JOINT_RE = re.compile(r"\s*(?:/|\s|or|to|-|and|\*|\^|\()\s*")  # between the numbers of a fraction or a range
@@ -36,7 +35,6 @@ NUMBERS_JOINT_RE = re.compile(r"\}[^.!?\d]{0,80}")  # where several numbers are 
 DOLLARS = r"\$\$((?:[^$\\]|\\.)+)\$\$|(?<!\\)\$((?:[^$\\\n]|\n(?!\s*\n)|\\.)+)\$"
 FORMULA_RE = re.compile(rf"{DOLLARS}|\\\(((?:[^\\]|\\[^()])+)\\\)|\\\[((?:[^\\]|\\[^\[\]])+)\\\]", re.S)
 FORMULA_JOINT_RE = re.compile(r"\s*(?:,|(?:,\s*)?(?:and|or))\s*(?:[A-Za-z]\s*=\s*)?")  # $1$ and x = $2$
-CONTEXT_RE = re.compile(rf"{CLAUSE}|\s(?:such that|so that|when|in the interval)\b.*", re.I | re.S)  # 5 values in ...
 
 # ---- the answer after ####, in a box, after "answer is"
 
@@ -108,8 +106,7 @@ def _last_number(text):
 
 
 def _last_line(text):
-    """The last line with a digit, as plain text; a check of the answer is no part of it."""
-    text = _unchecked(text)
+    """The last line with a digit, as plain text."""
     last = LAST_DIGIT_RE.match(text)
     if not last:
         return ""
@@ -117,12 +114,6 @@ def _last_line(text):
     begin += 2 if text.startswith("- ", begin) else 0  # a list, no minus
     end = text.find("\n", last.end())
     return plain_text(text[begin : min(len(text) if end < 0 else end, last.end() + 40)])
-
-
-def _unchecked(text):
-    """A text without the check or note that ends it."""
-    check = CHECK_RE.search(text, max(0, len(text) - 2 * ANSWER_CHARS))
-    return text[: check.start()] if check and DIGIT_RE.search(text, 0, check.start()) else text
 
 
 def _last_sentence(text, kind="text"):
@@ -138,10 +129,7 @@ def _last_formula(text):
     """(answer, rule) for LaTeX without a box: the last formulas of what follows "answer is", else of the text."""
     answer = _answer_is(text, "latex")
     rule = "last formula" if answer is None else "answer is"
-    said = _unchecked(text)[-2 * ANSWER_CHARS :].strip() if answer is None else answer
-    remark = CONTEXT_RE.search(said, max((found.end() for found in BREAK_RE.finditer(said)), default=0))
-    if remark and DIGIT_RE.search(said, 0, remark.start()):
-        said = said[: remark.start()]
+    said = text[-2 * ANSWER_CHARS :].strip() if answer is None else answer
     formulas = list(FORMULA_RE.finditer(said))
     if not formulas or DIGIT_RE.search(said, formulas[-1].end()):
         spoken = [sentence for sentence in BREAK_RE.split(said) if DIGIT_RE.search(sentence)]
@@ -164,7 +152,7 @@ def extract_answer(completion, kind="integer"):
 
     Args: completion: any text. kind: one of KINDS; it decides which rule goes first and what the last resort is.
     Returns (answer, rule): the raw answer text or None, and the rule: "####", "boxed", "answer is", "last number",
-    "last formula", "last sentence", "first word", or "none"."""
+    "last formula", "last sentence", or "none"."""
     thought, _, said = completion.rpartition("</think>")
     completion = said if said.strip() else thought
     if "<|" in completion or "</s>" in completion or "[INST]" in completion:
@@ -189,8 +177,4 @@ def _unmarked(text, kind):
         return answer, "answer is"
     if kind not in ("text", "ratio", "numbers"):
         return _last_number(text), "last number"
-    sentence = _last_sentence(text, kind)
-    opening = re.match(r"\W{0,9}(yes|no)\b", text, re.I) if kind == "text" else None
-    if opening and not re.search(r"\b(?:yes|no)\b", sentence, re.I):
-        return opening.group(1), "first word"
-    return sentence, "last sentence"
+    return _last_sentence(text, kind), "last sentence"

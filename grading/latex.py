@@ -86,6 +86,13 @@ def rational(text):
     return -value if sign == "-" else value
 
 
+def read_latex(answer):
+    """The value of an answer that is a number, else its squeezed normal form."""
+    text = squeeze(normal_form(answer))
+    value = rational(text)
+    return text if value is None else value
+
+
 # ---- the parts of an answer
 
 OPENING, CLOSING = "([{⦃", ")]}⦄"

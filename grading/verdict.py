@@ -6,12 +6,15 @@ from typing import NamedTuple
 
 from .answer import extract_answer
 from .gold import parse_gold, read_numbers, read_ratios, read_words, same_numbers, same_ratio, same_words
-from .latex import normal_form, rational, same_latex, squeeze
+from .latex import normal_form, read_latex, same_latex
 from .number import SIMPLE_RE, read_number, same_number
 from .text import ANSWER_CHARS, clean
 from .worker import WORKERS, ask_math_verify
 
-GRADER_VERSION = 2  # goes up when a verdict, an answer read, a rule or a vote can change; a test holds it to that
+GRADER_VERSION = 1  # goes up when a verdict, an answer read, a rule or a vote can change; a test holds it to that
+
+
+AS_LATEX = str.maketrans({"⦃": "\\{", "⦄": "\\}", "⏎": "\\\\", "≠": "\\neq "})
 
 
 class Grade(NamedTuple):
@@ -77,37 +80,23 @@ def grade_batch(completions, golds, kinds=None):
     if not questions:
         return results
     with ThreadPoolExecutor(min(WORKERS, len(questions))) as threads:
-        verdicts = dict(zip(questions, threads.map(lambda q: _ask(*q), questions), strict=True))
-    return [
-        r if isinstance(r, Grade) else _judged(verdicts[r[0], g.text], *r) for r, g in zip(results, golds, strict=True)
-    ]
+        verdicts = dict(zip(questions, threads.map(_ask, questions), strict=True))
+    for i, (result, gold) in enumerate(zip(results, golds, strict=True)):
+        if not isinstance(result, Grade):
+            (answer, rule), verdict = result, verdicts[result[0], gold.text]
+            results[i] = Grade(bool(verdict), answer, rule if verdict is not None else f"{rule}, math-verify gave up")
+    return results
 
 
-def _ask(answer, gold):
-    """math-verify's verdict on the normal forms, in LaTeX again."""
-    as_latex = str.maketrans({"⦃": "\\{", "⦄": "\\}", "⏎": "\\\\", "≠": "\\neq "})
-    return ask_math_verify(*(normal_form(t).translate(as_latex) for t in (answer, gold)))
-
-
-def _judged(verdict, answer, rule):
-    return Grade(bool(verdict), answer, rule if verdict is not None else f"{rule}, math-verify gave up")
+def _ask(question):
+    """math-verify's verdict on the normal forms of (answer, gold), in LaTeX again."""
+    return ask_math_verify(*(normal_form(text).translate(AS_LATEX) for text in question))
 
 
 def vote(answer, kind):
     """What an answer counts as in a majority vote, a text: its value as the grader reads it, else the text itself.
 
     `17`, `$17`, `17 dollars` and `17.0` are one vote; LaTeX votes by its normal form, text by its words."""
-    text = " ".join(answer.split())
-    if len(answer) > ANSWER_CHARS:
-        return text
-    if kind == "latex":
-        form = squeeze(normal_form(answer))
-        value = rational(form)
-        return form if value is None else str(value)
-    if kind == "text":
-        return " ".join(read_words(answer)) or text
-    if kind in ("numbers", "ratio"):
-        value = (read_numbers if kind == "numbers" else read_ratios)(answer)
-        return str(value) if value else text
-    value = read_number(answer)
-    return text if value is None else str(value)
+    readers = {"numbers": read_numbers, "ratio": read_ratios, "text": read_words, "latex": read_latex}
+    value = readers.get(kind, read_number)(answer) if len(answer) <= ANSWER_CHARS else None
+    return str(value) if value or value == 0 else " ".join(answer.split())

@@ -4,7 +4,7 @@ math-verify raises in any thread but the main one, takes seconds and hundreds of
 cancels an outer SIGALRM without a word: hence the processes, their limits, and counts of what happened to them.
 """
 
-import atexit
+import contextlib
 import importlib.util
 import json
 import math
@@ -26,22 +26,20 @@ _states = {}  # process id -> state: a forked child must not talk to its parent'
 
 
 def _state():
-    """This process's idle workers, counts of what happened to them, and the lock for the counts."""
-    state = {"idle": queue.LifoQueue(), "counts": dict(asked=0, timeouts=0, deaths=0), "lock": threading.Lock()}
-    if _states.setdefault(os.getpid(), state) is state:
-        atexit.register(_stop_idle_workers, state["idle"])
-    return _states[os.getpid()]
+    """This process's idle workers, counts of what happened to its workers, and the lock for the counts."""
+    new = queue.LifoQueue(), dict(asked=0, timeouts=0, deaths=0), threading.Lock()
+    return _states.setdefault(os.getpid(), new)
 
 
 def grader_stats():
     """How often this process asked math-verify, and how many workers hung or died over it: a dict of counts."""
-    return dict(_state()["counts"])
+    return dict(_state()[1])
 
 
 def _count(event):
-    state = _state()
-    with state["lock"]:
-        state["counts"][event] += 1
+    _, counts, lock = _state()
+    with lock:
+        counts[event] += 1
 
 
 def check_grader(kinds):
@@ -65,15 +63,14 @@ def _start_worker():
 
 
 def _take_worker(idle):
-    """An idle worker that is still alive, else a new one."""
-    while True:
-        try:
+    """An idle worker that is still alive, else a new one. Workers end when this process does: their input ends."""
+    while not idle.empty():
+        with contextlib.suppress(queue.Empty):  # another thread took it
             worker = idle.get_nowait()
-        except queue.Empty:
-            return _start_worker()
-        if worker.poll() is None:
-            return worker
-        _stop_worker(worker)
+            if worker.poll() is None:
+                return worker
+            _stop_worker(worker)
+    return _start_worker()
 
 
 def _stop_worker(worker):
@@ -81,11 +78,6 @@ def _stop_worker(worker):
     worker.wait()
     worker.stdin.close()
     worker.stdout.close()
-
-
-def _stop_idle_workers(idle):
-    while not idle.empty():
-        _stop_worker(idle.get_nowait())
 
 
 def _read_line(worker, seconds):
@@ -102,7 +94,7 @@ def _read_line(worker, seconds):
 
 def ask_math_verify(answer, gold):
     """Whether math-verify holds two LaTeX answers to be equal: True, False, or None when it hung or died over them."""
-    idle = _state()["idle"]
+    idle, *_ = _state()
     _count("asked")
     worker, finished = None, False
     try:

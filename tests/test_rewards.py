@@ -2,8 +2,12 @@
 
 HYPOTHESIS_PROFILE=nightly runs each property on 100,000 examples."""
 
+import hashlib
+import importlib.metadata
+import json
 import multiprocessing
 import os
+import random
 import re
 import signal
 import subprocess
@@ -17,7 +21,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import maths_rewards
-from grading import KINDS, Grade, grade, grade_batch, grader_stats, parse_gold, verdict, worker
+from grading import GRADER_VERSION, KINDS, Grade, grade, grade_batch, grader_stats, parse_gold, verdict, vote, worker
 from grading.answer import extract_answer
 from grading.latex import normal_form, same_latex
 from grading.number import SIMPLE_RE, read_number
@@ -637,7 +641,7 @@ def test_a_handler_that_raises_leaves_no_worker_in_a_question(monkeypatch):
 
 def test_a_worker_killed_while_it_waits_costs_no_verdict():
     assert hard_verdict()
-    for idle in list(worker._state()["idle"].queue):
+    for idle in list(worker._state()[0].queue):
         idle.kill()
         idle.wait()
     assert hard_verdict()
@@ -646,14 +650,18 @@ def test_a_worker_killed_while_it_waits_costs_no_verdict():
 @pytest.fixture
 def fake_worker(monkeypatch):
     """Workers that run the given Python instead of math-verify."""
-    real, idle = subprocess.Popen, worker._state()["idle"]
+    real, idle = subprocess.Popen, worker._state()[0]
+
+    def stop_idle():
+        while not idle.empty():
+            worker._stop_worker(idle.get_nowait())
 
     def use(code):
-        worker._stop_idle_workers(idle)
+        stop_idle()
         monkeypatch.setattr(worker, "Popen", lambda command, **kw: real([sys.executable, "-c", code], **kw))
 
     yield use
-    worker._stop_idle_workers(idle)
+    stop_idle()
 
 
 @pytest.mark.parametrize(
@@ -726,3 +734,92 @@ def test_all_kinds_are_graded():
     examples = dict(integer="5", decimal="0.5", fraction="1/3", numbers="1; 2", ratio="1:2", text="Ann", latex="x")
     assert set(examples) == set(KINDS)
     assert all(is_right(f"#### {gold}", gold, kind) for kind, gold in examples.items())
+
+
+# ---- votes
+
+
+@pytest.mark.parametrize(
+    ("kind", "same", "others"),
+    [
+        ("integer", ["17", "$17", "17 dollars", "17.0", " 17 ", "x = 17"], ["18", "-17", "17 or 18", "1.7"]),
+        ("integer", ["1,200", "1200", "1200.0"], ["120"]),
+        ("decimal", ["0.5", "1/2", ".50"], ["0.51"]),
+        ("latex", [r"\frac{1}{2}", "0.5", r"\dfrac12\text{ cm}", r"$\frac 12$"], ["2", r"\frac{1}{3}"]),
+        ("latex", [r"3\sqrt{13}", r"3 \cdot \sqrt{13}", "3√13"], [r"3\sqrt{31}"]),
+        ("text", ["Rug B", "the rug B", "**Rug B**"], ["Rug A"]),
+        ("numbers", ["8, 40", "40 and 8"], ["8", "8, 41"]),
+        ("ratio", ["3:4", "3 to 4"], ["4:3"]),
+        ("integer", [" x +  y", "x + y"], ["x+y"]),  # no number: the text itself, spaces folded
+    ],
+)  # fmt: skip
+def test_votes_are_pooled_by_what_the_grader_reads(kind, same, others):
+    assert len({vote(answer, kind) for answer in same}) == 1
+    assert not {vote(answer, kind) for answer in same} & {vote(answer, kind) for answer in others}
+
+
+@given(TEXT, st.sampled_from(KINDS))
+def test_any_answer_has_a_vote(text, kind):
+    assert isinstance(vote(text, kind), str)
+
+
+# ---- what is logged
+
+
+def test_accuracy_reward_logs_what_it_read():
+    table = {}
+    rewards = accuracy_reward(
+        ["9\n#### 18", "none"], gold=["18", "18"], kind=["integer"] * 2, log_extra=table.__setitem__
+    )
+    assert rewards == [1.0, 0.0]
+    assert table == {"answer": ["18", None], "rule": ["####", "none"]}
+
+
+# ---- the version
+
+
+def corpus():
+    """(completion, gold, kind) of this file's tables, of texts made by a seeded generator, and of each kind."""
+    for table in (RIGHT_NUMBERS, WRONG_NUMBERS):
+        yield from ((f"#### {answer}", gold, parse_gold(gold).kind) for gold, answers in table for answer in answers)
+    golds = dict(integer="18", decimal="0.5", fraction="1/3", numbers="8; 40", ratio="3:4", text="Rug B")
+    yield from ((text, golds[kind], kind) for text, kind, *_ in EXTRACTION if kind != "latex")
+    generator, words = (
+        random.Random(7),
+        "18 17 9 * = + - / or and $ dollars 1,234 0.5 is so answer: #### 3:4 Rug B . x".split(),
+    )
+    for kind in sorted(golds) * 60:
+        yield " ".join(generator.choices(words, k=generator.randint(1, 9))), golds[kind], kind
+
+
+FORMULAS = [
+    (r"\frac{n(n+1)}{2}", r"\frac12 n(n+1)"), (r"3\sqrt{13}", r"\sqrt{117}"), (r"6 - 5i", "-5i+6"), ("2k+2", "2(k+1)"),
+    (r"\cot x", r"\frac{\cos x}{\sin x}"), ("y = 2x + 3", "y-2x=3"), ("28", r"\binom{8}{2}"), ("2k+2", "2n+2"),
+    (r"3\sqrt{13}", "10.8167"), ("5x - 7y + 4 = 0", "5x-7y-4=0"), (r"\sqrt{51}", "51"),
+    (r"(3,\frac{\pi}{2})", r"(3,\pi/2)"),
+]  # fmt: skip
+"""Pairs that math-verify decides, in the version that VERDICTS names."""
+
+# GRADER_VERSION -> digest of all verdicts, and the version of math-verify that FORMULAS had their verdicts from.
+VERDICTS = {1: ("", "0.9.0")}
+
+
+def digest_of_verdicts():
+    rows = [[*grade(text, gold, kind), vote(text, kind)] for text, gold, kind in corpus()]
+    settled = [(a, g) for table in (LATEX, WRONG_LATEX) for g, answers in table for a in answers]
+    for answer, gold in settled:
+        result = verdict._settle(f"\\boxed{{{answer}}}", parse_gold(gold, "latex"))
+        rows.append([*result, vote(answer, "latex")])
+    rows += [[*grade(f"\\boxed{{{answer}}}", gold, "latex"), vote(answer, "latex")] for gold, answer in FORMULAS]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+
+
+def test_the_version_changes_when_verdicts_do():
+    installed = importlib.metadata.version("math-verify")
+    now = (digest_of_verdicts(), installed)
+    if VERDICTS.get(GRADER_VERSION) != now:
+        pytest.fail(
+            f"verdicts, answers, rules, votes or math-verify changed, and GRADER_VERSION is still {GRADER_VERSION}. "
+            f"If that is meant, set GRADER_VERSION = {GRADER_VERSION + 1} in grading/verdict.py and write here "
+            f"VERDICTS = {{{GRADER_VERSION + 1}: {now!r}}}; if not, something broke."
+        )
