@@ -20,7 +20,8 @@ LABEL_RE = re.compile(rf"[\s#:>*_=.-]*(?:{LABEL}[\s:*_]*)?$", re.I)  # nothing, 
 IS = r"(?<=\s)(?:is|was|equals|(?:would|will|should|could|must)\s{1,5}be)\b"
 QUESTION = r"(?:\s{1,5}(?:to|for|in)\s[\w ]{1,40}?)?"  # answer to the question is
 NO_ANSWER = r"(?!(?:in)?correct\b|right\b|wrong\b|valid\b|verified\b|reasonable\b)"  # the answer is correct
-MARK = rf"answer{QUESTION}[ \t*_]{{0,20}}+(?:{IS}|(?P<colon>(?<!our answer)[:=\n]))[\s:*_]{{0,20}}+{NO_ANSWER}"  # ## Answer
+COLON = r"(?P<colon>(?<!our answer)[:=\n])"  # Answer: 18; ## Answer; but not: let us check our answer:
+MARK = rf"answer{QUESTION}[ \t*_]{{0,20}}+(?:{IS}|{COLON})[\s:*_]{{0,20}}+{NO_ANSWER}"
 ANSWER_IS_RE = re.compile(rf"{MARK}|\n(?P<line>A:)\s*", re.I)
 VALUE_RE = re.compile(r"[\s*_~$\\]*-?\$?\.?\d[\d,.]*+(?!\)?\s*[-+*/×÷=x]\s*[$(\d])")  # 18 eggs; not 9 * 2
 TITLES = r"(?<!\bM[rs]\.)(?<!\bDr\.)(?<!\bMrs\.)"

@@ -45,9 +45,15 @@ def parse_gold(text, kind=None):
         raise ValueError(f"gold answer of {len(text)} characters; at most {GOLD_CHARS} are read: {text[:40]!r}...")
     if kind is not None and kind not in KINDS:
         raise ValueError(f"unknown kind of gold answer {kind!r}: choose one of {', '.join(KINDS)}")
-    read = {"latex": _latex_gold, "text": _text_gold, "ratio": _ratio_gold, "numbers": _numbers_gold}
-    kind = kind or _infer_kind(text.strip())
-    return read[kind](text.strip()) if kind in read else _number_gold(text.strip(), kind)
+    text = text.strip()
+    kind = kind or _infer_kind(text)
+    if kind == "ratio" and (found := TIME_RE.match(text)):
+        return Gold(found.group(), kind, _ratio(found))
+    if kind == "text" and read_words(text):
+        return Gold(text, kind, read_words(text))
+    if kind in ("ratio", "text"):
+        raise ValueError(f"gold answer {text!r} is no {kind}")
+    return {"latex": _latex_gold, "numbers": _numbers_gold}.get(kind, _number_gold)(text, kind)
 
 
 def _number_gold(text, kind):
@@ -58,25 +64,12 @@ def _number_gold(text, kind):
     return Gold(bare, kind, value)
 
 
-def _numbers_gold(text):
+def _numbers_gold(text, kind):
     parts = [UNIT_RE.sub("", part).strip() for part in text.split(";")]
-    return Gold("; ".join(parts), "numbers", sorted(_strict_number(part, text) for part in parts))
+    return Gold("; ".join(parts), kind, sorted(_strict_number(part, text) for part in parts))
 
 
-def _ratio_gold(text):
-    found = TIME_RE.match(text)
-    if not found:
-        raise ValueError(f"gold answer {text!r} is no ratio or time")
-    return Gold(found.group(), "ratio", _ratio(found))
-
-
-def _text_gold(text):
-    if not read_words(text):
-        raise ValueError(f"gold answer {text!r} has no words")
-    return Gold(text, "text", read_words(text))
-
-
-def _latex_gold(text):
+def _latex_gold(text, kind):
     """A LaTeX gold: its value is the letter of a choice, a tuple of words, or None for a formula."""
     latex = (boxed(text)[0] or text).strip()
     formula = normal_form(latex)
@@ -84,9 +77,9 @@ def _latex_gold(text):
         raise ValueError(f"empty gold answer {text!r}")
     choice = re.fullmatch(r"\(?([A-Z])\)?", formula)
     if choice and ("\\text" in latex or "(" in latex):
-        return Gold(latex, "latex", choice.group(1))
+        return Gold(latex, kind, choice.group(1))
     in_words = re.fullmatch(r"[A-Za-z][A-Za-z\s,.'()-]*", formula) and re.search(r"[A-Za-z]{4}|\\text", formula + latex)
-    return Gold(latex, "latex", read_words(latex) if in_words else None)
+    return Gold(latex, kind, read_words(latex) if in_words else None)
 
 
 def _strict_number(text, whole):
@@ -167,12 +160,13 @@ def same_ratio(answer, gold):
 
 
 def _same_time(numbers, half, gold_numbers, gold_half):
-    if numbers == gold_numbers:
-        return not (half and gold_half) or half == gold_half
-    clock, gold_clock = (
-        [(n[0] % 12 + 12 * (h == "p") if h else n[0]), *n[1:]] for n, h in ((numbers, half), (gold_numbers, gold_half))
-    )
-    return half != gold_half and not (half and gold_half) and clock == gold_clock
+    if numbers == gold_numbers or half == gold_half:
+        return numbers == gold_numbers and (half == gold_half or not half or not gold_half)
+    return not (half and gold_half) and _clock(numbers, half) == _clock(gold_numbers, gold_half)
+
+
+def _clock(numbers, half):
+    return (numbers[0] % 12 + 12 * (half == "p") if half else numbers[0], *numbers[1:])
 
 
 # ---- words

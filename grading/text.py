@@ -18,6 +18,16 @@ CHARACTERS = {  # what NFKC leaves alone
     "θ": "\\theta ", "∅": "\\emptyset ",
 }  # fmt: skip
 CHARACTER_TABLE = str.maketrans(CHARACTERS)
+SYMBOLS = {  # what a LaTeX command is written as: \leq as <=
+    "": "left right big bigl bigr Big Bigl Bigr bigg biggl biggr displaystyle textstyle limits large Large rm bf",
+    " ": "quad qquad square blacksquare checkmark degree degrees", "*": "times cdot ast", "/": "div", "=": "equiv",
+    "~": "approx sim simeq", "<=": "le leq leqq leqslant", ">=": "ge geq geqq geqslant", "<": "lt", ">": "gt",
+    "≠": "ne neq", "\\to ": "implies iff rightarrow longrightarrow Rightarrow Longrightarrow", "|": "mid vert lvert rvert",
+    ":": "colon", "⦃": "lbrace", "⦄": "rbrace", "(": "langle", ")": "rangle", "\\emptyset ": "varnothing",
+    "\\cup ": "bigcup", "\\frac": "dfrac tfrac cfrac", " , ": "lor land vee wedge",
+}  # fmt: skip
+COMMANDS = {name: symbol for symbol, names in SYMBOLS.items() for name in names.split()}
+COMMAND_RE = re.compile(r"\\(?:left|right)\s*\.(?!\d)|\\([A-Za-z]+)")
 END = r"(?![A-Za-z])"  # of a LaTeX command's name
 WRAPPERS = "text[a-z]*|math(?:rm|bf|it|sf|tt|bb|cal)|[mh]box|[fF]?boxed|fbox|operatorname|underline|boldsymbol|emph"
 
@@ -30,33 +40,22 @@ def compile_table(rows):
 CLEAN = compile_table(
     [
         (r"(?<=\d)(?:,?\\[!,;: ]\s*|\{,\})(?=\d{3}(?!\d))", ""),  # 1,\!234  1{,}234  1\,234
-        (rf"\\(?:left|right){END}\s*\.(?!\d)", " "),  # \left.
-        (rf"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|[lL]arge|LARGE|rm|bf|!){END}", ""),
-        (rf"\\(?:[,;:> ()\[\]]|q?quad{END}|square{END}|blacksquare{END}|checkmark{END})|~", " "),
-        (rf"\\(?:text)?color\s*\{{[a-z]+\}}|\\math(?:rel|bin|ord){END}", " "),
+        (r"\\!|\\(?:text)?color\s*\{[a-z]+\}", ""),
+        (r"\\[,;:> ()\[\]]", " "),
         (r"\\mathbb\s*\{?\s*R\s*\}?", r"(-\\infty, \\infty)"),
         *2 * [(rf"\\(?:{WRAPPERS})\s*\{{([^{{}}]*)\}}", r" \1 ")],  # \text{ cm}; one may be inside another
         (r"\\?\$|\\?%", " "),
-        (rf"\^\s*\{{?\s*(?:\\circ{END}|o\b)\s*\}}?|\\degrees?{END}|\\circ{END}", " "),  # 90^\circ
-        (r"\\[dtc]frac", r"\\frac"),
+        (rf"\^\s*\{{?\s*(?:\\circ{END}|o\b)\s*\}}?|\\circ{END}", " "),  # 90^\circ
         (r"\\frac\s*(\d)(?=\s*[\w{])", r"\\frac{\1}"),  # \frac12
         (r"\\frac\s*(\{[^{}]*\})\s*(\w)", r"\\frac\1{\2}"),
         (rf"\{{([^{{}}]*)\\over{END}([^{{}}]*)\}}", r"\\frac{\1}{\2}"),
         (rf"\{{([^{{}}]*)\\choose{END}([^{{}}]*)\}}", r"\\binom{\1}{\2}"),
         (r"\\?\bsqrt\s*(?:\(([^()]*)\)|(\d+|[a-z]\b))", r"\\sqrt{\1\2}"),  # sqrt(13), \sqrt 3
         (r"([\^_])\s*\{\s*(\w)\s*\}", r"\1\2"),  # x^{2}
-        (rf"\\(?:times|cdot|ast){END}", "*"),
-        (rf"\\div{END}", "/"),
-        (rf"\\(?:approx|sim|simeq){END}", "~"),
-        (rf"\\equiv{END}", "="),
-        (rf"\\(?:leq?q?|leqslant){END}|=<", "<="),
-        (rf"\\(?:geq?q?|geqslant){END}", ">="),
-        (rf"\\lt{END}", "<"),
-        (rf"\\gt{END}", ">"),
-        (rf"\\neq?{END}|(?<![\d)])!=|(?<![\d)!]) !=", "≠"),  # but 5! = 120
-        (rf"\\(?:implies|iff|to|(?:[Ll]ong)?[rR]ightarrow){END}|[-=]+>", " \\\\to "),
-        (rf"\\(?:mid|[lr]?vert){END}", "|"),
-        (rf"\\colon{END}|\{{:\}}", ":"),
+        (r"=<", "<="),
+        (r"(?<![\d)])!=|(?<![\d)!]) !=", "≠"),  # but 5! = 120
+        (r"[-=]+>", r" \\to "),
+        (r"\{:\}", ":"),
         (r"\\([&#_])", r"\1"),
         (r"\b(?:[mM]inus|[nN]egative)\s+", "-"),
         (r"<\s*(-?[\d.,]+)\s*>", r" \1 "),  # <18>
@@ -96,7 +95,8 @@ def clean(text):
     text = text if text.isascii() else cut(to_ascii(text))
     if "\\" in text:
         text = re.sub(r"\\\\(?:\[\w*\])?", "⏎", text) if "\\begin" in text else text.replace("\\\\", "\\")
-    text = MARKUP_RE.sub(" ", " ".join(text.split()))
+    text = MARKUP_RE.sub(" ", " ".join(text.split()).replace("~", " "))  # a space in LaTeX, and ~18 is 18
+    text = COMMAND_RE.sub(lambda m: COMMANDS.get(m[1], m[0]) if m[1] else " ", text)
     for pattern, replacement in CLEAN:
         text = pattern.sub(replacement, text)
     return " ".join(text.split())

@@ -12,8 +12,6 @@ from .text import ANSWER_CHARS, clean
 from .worker import WORKERS, ask_math_verify
 
 GRADER_VERSION = 1  # goes up when a verdict, an answer read, a rule or a vote can change; a test holds it to that
-
-
 AS_LATEX = str.maketrans({"⦃": "\\{", "⦄": "\\}", "⏎": "\\\\", "≠": "\\neq "})
 
 
