@@ -129,19 +129,15 @@ def _last_sentence(text, kind="text"):
 def _last_formula(text):
     """(answer, rule) for LaTeX without a box: the last formulas of what follows "answer is", else of the text."""
     answer = _answer_is(text, "latex")
-    rule = "last formula" if answer is None else "answer is"
-    said = text[-2 * ANSWER_CHARS :].strip() if answer is None else answer
-    formulas = list(FORMULA_RE.finditer(said))
-    if not formulas or DIGIT_RE.search(said, formulas[-1].end()):
-        spoken = [sentence for sentence in BREAK_RE.split(said) if DIGIT_RE.search(sentence)]
-        said = spoken[-1] if spoken else _last_sentence(said)
+    said, rule = (answer, "answer is") if answer else (text[-2 * ANSWER_CHARS :].strip(), "last formula")
+    *formulas, last = [None, *FORMULA_RE.finditer(said)]
+    if last is None or DIGIT_RE.search(said, last.end()):
+        said = next((s for s in reversed(BREAK_RE.split(said)) if DIGIT_RE.search(s)), _last_sentence(said))
         lead = max((lead.end() for lead in LEAD_RE.finditer(said)), default=0)  # so the simplified form is 2k + 17.
         return said[lead:].strip().rstrip("."), "answer is" if answer else "last sentence"
-    joined = formulas[-1:]
-    for formula in formulas[-2::-1]:
-        if not FORMULA_JOINT_RE.fullmatch(said, formula.end(), joined[0].start()):
-            break
-        joined.insert(0, formula)
+    joined = [last]
+    while formulas[1:] and FORMULA_JOINT_RE.fullmatch(said, formulas[-1].end(), joined[0].start()):
+        joined.insert(0, formulas.pop())
     return ", ".join(next(g for g in f.groups() if g) for f in joined), rule
 
 

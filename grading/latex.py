@@ -26,6 +26,7 @@ NORMAL = compile_table(
         (r"(?<=\)) ?U ?(?=\()", r"\\cup "),
         (r"\b(?:infinity|inf|oo)\b|\+\s*\\infty", r"\\infty"),
         (rf"(?<![\\A-Za-z])({FUNCTIONS}){END}", r"\\\1"),  # 2pi
+        (r"[\[(]?\s*\\(begin|end)\s*\{(?:[a-zA-Z]*matrix|array)\}(?:\{[lcr|\s]*\})?\s*[\])]?", r"\\\1{pmatrix}"),
         (r"\*\*", "^"),  # Python's power
         (r"\^\(([^()]*)\)", r"^{\1}"),  # 13^(1/2)
         (r"(?<=\d)[eE](-?\d{1,3})(?![\d.])", r"*10^{\1}"),  # 6.72e-5
@@ -38,10 +39,6 @@ UNIT = rf"(?!(?:{'|'.join(SCALES)})\b)(?:{MEASURE})\.?(?: ?\^ ?\{{?\d\}}?)?"  # 
 UNITS_RE = re.compile(
     rf"(?:(?<=[\d)}}!])|(?<=\\pi)) ?{UNIT}(?:(?: ?/ ?| )(?:{UNIT}|an?\b)){{0,4}}(?=\s*(?:[,)]|$))"
 )  # 18 square miles / hour
-CELLS = r"((?:[^\\]|\\(?!begin|end))*)"
-MATRIX_RE = re.compile(
-    rf"[\[(]?\s*\\begin\s*\{{([a-zA-Z]*matrix|array)\}}(?:\{{[lcr|\s]*\}})?{CELLS}\\end\s*\{{\1\}}\s*[\])]?"
-)
 
 
 @lru_cache(maxsize=4096)
@@ -97,7 +94,6 @@ NAME_RE = re.compile(rf"(?!\\infty|\\pi|e$)(?:{NAME}|\|[A-Za-z]\w?\||\[[A-Z]{{3,
 CALL_RE = re.compile(r"(?:[A-Za-z]'*|\\[A-Za-z]+)(?:\^\w)?\(.*\)|\|.*\||\\(?!frac|sqrt)[A-Za-z]+.*")  # P(X>3), \sin 2x
 LETTER_RE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{1,2}(?![A-Za-z])(?:_\w)?")  # x, ab, x_1
 RELATION_RE = re.compile(r"(<=|>=|≠|<|>)")
-TURNED = {">": "<", ">=": "<="}
 INFINITE = {"\\infty", "-\\infty"}
 DEPTH_LIMIT, PARTS_LIMIT = 6, 100
 
@@ -115,20 +111,6 @@ def _split(text, separator):
 
 def _letters(text):
     return set(LETTER_RE.findall(text)) - {"e", "i"}
-
-
-def _interval(text):
-    r"""-2<=x<7 as [-2,7), x>3 as (3,\infty); anything else unchanged."""
-    parts = RELATION_RE.split(text)
-    if ">" in text:
-        parts = [TURNED.get(part, part) for part in reversed(parts)]
-    names = [bool(NAME_RE.fullmatch(part)) for part in parts[::2]]
-    if set(parts[1::2]) - {"<", "<="} or names not in ([True, False], [False, True], [False, True, False]):
-        return text
-    at = 2 * names.index(True)
-    lower = "(["[parts[1] == "<="] + parts[0] if at else "(-\\infty"
-    upper = parts[at + 2] + ")]"[parts[at + 1] == "<="] if parts[at + 1 :] else "\\infty)"
-    return f"{lower},{upper}"
 
 
 def _value_side(text, named_only):
@@ -154,17 +136,13 @@ def _inside(text):
 def read_parts(text, named_only=False, depth=0):
     r"""The parts of a squeezed normal form: (brackets, parts), or a number, or the text of a formula.
 
-    Brackets are "()" and the like, "⦃⦄", "\cup" for a union, or "" for a list. A matrix is a tuple of its rows, a
-    matrix of one column a tuple. `named_only`: of equations only x= goes."""
+    Brackets are "()" and the like, "⦃⦄", "\cup" for a union, or "" for a list. `named_only`: of equations only x= goes."""
     brackets, listed = "", _split(text, ",")
     if len(listed) == 1:
-        text = _interval(_value_side(text, named_only))
+        text = _value_side(text, named_only)
         brackets, inside = _inside(text)
         listed, union = _split(inside, ","), _split(text, "\\cup")
-        if matrix := MATRIX_RE.fullmatch(text):
-            rows = [row.split("&") for row in matrix.group(2).strip("⏎").split("⏎")]
-            brackets, listed = "()", [row[0] if max(map(len, rows)) == 1 else f"({','.join(row)})" for row in rows]
-        elif len(union) > 1:
+        if len(union) > 1:
             brackets, listed = "\\cup", union
         elif len(listed) == 1 and brackets != "⦃⦄":
             brackets, listed = "", [text]
@@ -230,6 +208,8 @@ def _same(a, g):
     plain = isinstance(a, Fraction) and a.denominator < 10**5  # and not rounded
     a, g = str(a), str(g)
     if a in INFINITE or g in INFINITE or plain and PI_RE.fullmatch(g):
+        return False
+    if ("\\begin" in a) != ("\\begin" in g):
         return False
     if not re.search(r"[\d\\]", a) and not _letters(a) or bool(_letters(a)) != bool(_letters(g)):
         return False  # words; with and without a variable

@@ -62,11 +62,10 @@ CLAUSE = rf"(?:{REASON}|,\s*(?:and |but )?not\s+-?\d|\s(?:is|are) the (?:number|
 CLAUSE_RE = re.compile(CLAUSE, re.I | re.S)
 BRACKETS = r"(?:\s+\((?![^()]*\)\s*/)[^()]*\))+\W*$"  # 18 dollars (9 eggs at $2)
 REMARK_RE = re.compile(rf"(?<=[\w%.]){BRACKETS}|{CLAUSE}", re.I | re.S)
-LEAD_RE = re.compile(
-    r"(?<![\w.])(?:is|are|was|were|be|equals?|makes?|gives?|gets?|answer)\b[:\s]*|(?<!\d):(?!\d)", re.I
+LEAD_RE = re.compile(r"(?<![\w.])(?:is|are|was|were|be|equals?|makes?|gives?|gets?)\b[:\s]*|(?<!\d):(?!\d)", re.I)
+START_RE = re.compile(
+    r"[\s=~\[{'\"]*(?:(?:about|around|approximately|roughly|nearly|usd?)\s+)?(?=[-+]?\s*\(?\s*[-+]?\s*\.?\d)", re.I
 )
-ABOUT = r"(?:about|around|approximately|approx\.?|roughly|nearly|us|usd|rs\.?)\s*"
-START_RE = re.compile(rf"[\s=~\[{{'\"]*(?:{ABOUT})?(?=[-+]?\s*\(?\s*[-+]?\s*\.?\d)", re.I)
 
 
 class NotANumber(ValueError):

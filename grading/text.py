@@ -22,8 +22,8 @@ SYMBOLS = {  # what a LaTeX command is written as: \leq as <=
     "": "left right big bigl bigr Big Bigl Bigr bigg biggl biggr displaystyle textstyle limits large Large rm bf",
     " ": "quad qquad square blacksquare checkmark degree degrees", "*": "times cdot ast", "/": "div", "=": "equiv",
     "~": "approx sim simeq", "<=": "le leq leqq leqslant", ">=": "ge geq geqq geqslant", "<": "lt", ">": "gt",
-    "≠": "ne neq", "\\to ": "implies iff rightarrow longrightarrow Rightarrow Longrightarrow", "|": "mid vert lvert rvert",
-    ":": "colon", "⦃": "lbrace", "⦄": "rbrace", "(": "langle", ")": "rangle", "\\emptyset ": "varnothing",
+    "≠": "ne neq", "\\to ": "implies iff rightarrow longrightarrow Rightarrow Longrightarrow", ":": "colon",
+    "|": "mid vert lvert rvert", "⦃": "lbrace", "⦄": "rbrace", "(": "langle", ")": "rangle", "\\emptyset ": "varnothing",
     "\\cup ": "bigcup", "\\frac": "dfrac tfrac cfrac", " , ": "lor land vee wedge",
 }  # fmt: skip
 COMMANDS = {name: symbol for symbol, names in SYMBOLS.items() for name in names.split()}
