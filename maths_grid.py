@@ -95,7 +95,7 @@ class Cell(NamedTuple):
 def read_grid(path):
     """The cells of a grid file in its order; raises BadInput for what a cell cannot be made of."""
     grid = load_grid(path)
-    axes, root = grid.get("axes", {}), Path(grid.get("output_root", "runs"))
+    axes, root = grid.get("axes", {}), Path(os.path.abspath(str(grid.get("output_root", "runs"))))
     root = root.relative_to(Path.cwd()) if root.is_relative_to(Path.cwd()) else root
     rows = [(None, {}, values) for values in combine(axes)] if "method" in axes or not grid.get("cells") else []
     for name, own in grid.get("cells", {}).items():
@@ -180,20 +180,11 @@ def make_cell(index, name, own, values, root, grid):
     run_dir = root / safe(Path(model).name) / safe(name) / safe(f"seed{to_text(seed)}")
     flags = {"model": model, "trust_region_method": method, "seed": seed, "output_dir": str(run_dir)}
     flags |= grid.get("train", {}) | {key: value for key, value in values.items() if key not in NAMING}
-    script = [sys.executable, str(ROOT / "maths_finetuning.py")]
-    evaluate = [sys.executable, str(ROOT / "maths_evaluations.py"), "--model_path", str(run_dir)]
+    train = [sys.executable, str(ROOT / "maths_finetuning.py"), *to_flags(flags)]
+    flags = {"model_path": str(run_dir), **grid.get("evaluate", {})}
+    evaluate = [sys.executable, str(ROOT / "maths_evaluations.py"), *to_flags(flags)]
     log = LOGS / run_dir.with_name(run_dir.name + ".log").relative_to(run_dir.anchor)
-    return Cell(
-        index,
-        name,
-        method,
-        model,
-        seed,
-        run_dir,
-        script + to_flags(flags),
-        evaluate + to_flags(grid.get("evaluate", {})),
-        log,
-    )
+    return Cell(index, name, method, model, seed, run_dir, train, evaluate, log)
 
 
 def safe(part):
@@ -243,7 +234,7 @@ def cell_state(cell, queue=None):
     if finished:
         return "trained", last_line(cell.log)
     if record or cell.log.exists():
-        return "stopped", last_line(cell.log) or show_progress(cell, record)
+        return "stopped", last_line(cell.log) or show_progress(cell, record).partition(",")[0]
     return "waiting", ""
 
 
@@ -280,11 +271,8 @@ def show_progress(cell, record):
         if not done:
             done, seconds = step, file.stat().st_mtime - datetime.fromisoformat(record["started"]).timestamp()
         left = (total - step) * seconds / done
-        return (
-            f"step {step} of {total}, {left / 3600:.1f} h left"
-            if left > 5400
-            else (f"step {step} of {total}, {left / 60:.0f} min left")
-        )
+        left = f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min"
+        return f"step {step} of {total}, {left} left"
     return "starting"
 
 
@@ -347,7 +335,7 @@ def run_command(command, log, passed_on=(signal.SIGTERM, signal.SIGUSR1)):
                 stream.flush()
         code = process.wait()
         if code < 0 and not received:
-            file.write(f"\nended by {signal.Signals(-code).name}, which SLURM and the kernel use on memory\n".encode())
+            file.write(f"\nended by {signal.Signals(-code).name}; if nobody sent it, out of memory\n".encode())
     for number, handler in before.items():
         signal.signal(number, handler)
     return EXIT_SAVED if code and received else code, received
@@ -373,9 +361,8 @@ def run_task(cell):
         return 0
     code, received = run_cell(cell, maths_slurm.launch_words())
     if code == EXIT_SAVED and "SLURM_ARRAY_JOB_ID" in os.environ and signal.SIGTERM not in received:
-        print(
-            maths_slurm.requeue(), flush=True
-        )  # after SIGTERM, SLURM does that itself (preemption), or nobody wants it (scancel)
+        # after SIGTERM, SLURM does it itself (preemption) or nobody wants it (scancel)
+        print(maths_slurm.requeue(), flush=True)
     return code
 
 
@@ -442,14 +429,17 @@ def freeze_grid(path):
     import yaml
 
     grid = load_grid(path)
-    grid["output_root"] = str(Path(grid.get("output_root", "runs")).absolute())
-    frozen = LOGS.absolute() / f"{safe(Path(path).stem)}-{hash_value(grid)[:8]}.yaml"
-    return frozen, yaml.safe_dump(grid, sort_keys=False)
+    grid["output_root"] = os.path.abspath(str(grid.get("output_root", "runs")))
+    text = yaml.safe_dump(grid, sort_keys=False)  # the order of the axes is the numbering of the cells
+    return LOGS.absolute() / f"{safe(Path(path).stem)}-{hash_value(text)[:8]}.yaml", text
 
 
-def submit(cells, path, flags, dry_run):
-    """Queue an array of what is neither done nor under way, and the report after it; a dry run prints the lines."""
-    site, env = maths_slurm.read_site(flags)
+def submit(cells, args):
+    """Queue an array of what is neither done nor under way, and the report after it, once all checks have passed.
+
+    With --preflight only the checks are made, with --dry_run the lines are printed and nothing is checked.
+    """
+    site, env = maths_slurm.read_site(vars(args))
     queue = read_queue(must=True)
     states = {cell.index: cell_state(cell, queue)[0] for cell in cells}
     wanted = [cell for cell in cells if states[cell.index] in TO_DO]
@@ -458,18 +448,20 @@ def submit(cells, path, flags, dry_run):
     if not wanted:
         print(f"nothing to submit: {rest}")
         return 0
-    (frozen, text), words = freeze_grid(path), (sys.executable, ROOT)
-    array = maths_slurm.array_line(site, frozen, [cell.index for cell in wanted], [*words, frozen])
-    if dry_run:
-        after = maths_slurm.report_line(site, frozen, "JOBID", [*words, frozen])
+    frozen, text = freeze_grid(args.grid)
+    words = [sys.executable, ROOT, frozen]
+    array = maths_slurm.array_line(site, frozen, [cell.index for cell in wanted], words)
+    if args.dry_run:
+        after = maths_slurm.report_line(site, frozen, "JOBID", words)
         print(shlex.join(array), shlex.join(after), sep="\n")
         return 0
     preflight(wanted, site, env, array)
-    write_text(frozen, text)
-    job = maths_slurm.queue_job(array, env)
-    print(f"job {job}: {len(wanted)} cells, {site['throttle']} at a time; not submitted: {rest}")
-    after = maths_slurm.queue_job(maths_slurm.report_line(site, frozen, job, [*words, frozen]), env)
-    print(f"job {after}: the table, in {LOGS / frozen.stem}-report-{after}.out")
+    if args.submit:
+        write_text(frozen, text)
+        job = maths_slurm.queue_job(array, env)
+        print(f"job {job}: {len(wanted)} cells, {site['throttle']} at a time; not submitted: {rest}")
+        after = maths_slurm.queue_job(maths_slurm.report_line(site, frozen, job, words), env)
+        print(f"job {after}: the table, in {LOGS / frozen.stem}-report-{after}.out")
     return 0
 
 
@@ -494,6 +486,7 @@ def make_arguments():
     what.add_argument("--list", action="store_true", help="show the cells and where each stands")
     what.add_argument("--run", action="store_true", help="train and evaluate here, one cell after another, then report")
     what.add_argument("--submit", action="store_true", help="check, then queue array and report with SLURM")
+    what.add_argument("--preflight", action="store_true", help="the checks of --submit, and nothing else")
     what.add_argument("--cell", type=int, metavar="N", help="train and evaluate one cell: what an array task runs")
     what.add_argument("--report", action="store_true", help="show the cells and the table: what the report job runs")
     parser.add_argument("--dry_run", action="store_true", help="print the commands that would run, and run nothing")
@@ -512,9 +505,9 @@ def main():
     if args.report:
         report(cells)
         return 0
-    if args.submit:
+    if args.submit or args.preflight:
         with contextlib.nullcontext() if args.dry_run else hold_lock(LOGS, "another --submit is under way here"):
-            return submit(cells, args.grid, vars(args), args.dry_run)
+            return submit(cells, args)
     if args.cell is not None:
         if not 0 <= args.cell < len(cells):
             raise BadInput(f"--cell {args.cell}: {args.grid} has cells 0 to {len(cells) - 1}")

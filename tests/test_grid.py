@@ -100,6 +100,18 @@ def test_texts_keep_their_value():
     assert [maths_grid.to_text(v) for v in (100.0, 7, True, "x", 1e-10)] == ["100", "7", "true", "x", "1e-10"]
 
 
+def test_an_output_root_may_lie_anywhere(tmp_path):
+    for root, place in (
+        ("x/../y", "y"),
+        (str(tmp_path / "y"), "y"),
+        ("../y", str(tmp_path.parent / "y")),
+        ("/y", "/y"),
+    ):
+        cell = read_grid(write_grid(output_root=root))[0]
+        assert str(cell.run_dir) == f"{place}/demo/noclip/seed0" and str(cell.log).startswith("logs/")
+        assert ".." not in cell.log.parts
+
+
 def test_named_cells_stand_for_the_axes_they_set():
     own = {
         "noclip-mu2": {"method": "noclip", "num_iterations": 2},
@@ -514,8 +526,9 @@ def test_what_is_queued_is_what_was_submitted(tmp_path, monkeypatch):
     monkeypatch.chdir("logs")
     assert read_grid(frozen)[0].run_dir == tmp_path / "runs/demo/noclip/seed0"
     monkeypatch.chdir(tmp_path)
-    write_grid(axes={**AXES, "seed": [5]})
-    assert maths_grid.freeze_grid("grid.yaml")[0] != frozen
+    for axes in ({**AXES, "seed": [5]}, dict(reversed(AXES.items()))):  # another order numbers the cells anew
+        write_grid(axes=axes, train=TINY, evaluate={"limit": 5})
+        assert maths_grid.freeze_grid("grid.yaml")[0] != frozen
 
 
 @pytest.mark.parametrize(("done", "most", "again"), [("", 3, True), ("2", 3, True), ("3", 3, False), ("", 0, False)])

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -218,20 +219,21 @@ def disturbed(slurm, tmp_path_factory):
         name: write_grid(folder, name, train=LONGER, output_root=name) for name in ("wall", "taken", "down", "calm")
     }
     runs = {name: folder / name / "demo/pspo/seed0" for name in grids}
-    down, _ = submit(slurm, grids["down"])
-    taken, _ = submit(slurm, grids["taken"], *SCAVENGER)
-    pids = {"down": freeze(runs["down"])}
-    node = call(slurm, "squeue", "--noheader", "--jobs", f"{down}_0", "--format=%N").strip()
+    nodes = ["--gres", "gpu:a100:2"]  # the whole of one, so that each cell has its own
+    jobs = {
+        name: submit(slurm, grids[name], *flags)[0]
+        for name, flags in (("down", nodes), ("wall", nodes), ("taken", SCAVENGER))
+    }
+    with ThreadPoolExecutor() as pool:
+        pids = dict(zip(jobs, pool.map(freeze, [runs[name] for name in jobs]), strict=True))
+    node = call(slurm, "squeue", "--noheader", "--jobs", f"{jobs['down']}_0", "--format=%N").strip()
     call(slurm, "scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     thaw(pids["down"], signal.SIGTERM)
     subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], env=slurm)  # it may be back by itself
-    pids["taken"] = freeze(runs["taken"])
     higher = ["--partition=swarm_a100", "--gres=gpu:a100swarm:4", "--nodes=1", "--output=/dev/null"]
     call(slurm, "sbatch", *higher, "--wrap=true")
     thaw(pids["taken"], signal.SIGTERM)
-    wall, _ = submit(slurm, grids["wall"])
-    pids["wall"] = freeze(runs["wall"])
-    call(slurm, "scontrol", "update", f"jobid={wall}_0", "endtime=now+100")  # in place of 60 hours
+    call(slurm, "scontrol", "update", f"jobid={jobs['wall']}_0", "endtime=now+100")  # in place of 60 hours
     calm = maths_grid(slurm, grids["calm"], "--run")
     thaw(pids["wall"], signal.SIGUSR1)
     assert calm.returncode == 0, calm.stderr
