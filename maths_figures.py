@@ -109,8 +109,11 @@ def draw_figures(tables, output):
     for draw in (draw_temperature, draw_pass, draw_curves, draw_rates, draw_staleness, draw_groups, draw_stability):
         name, caption = draw.__name__.removeprefix("draw_"), " ".join(draw.__doc__.split())
         with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
-            if (figure := draw(tables, styles)) is not None:
+            figure = draw(tables, styles)
+            if figure is not None:
                 drawn.append((name, caption, save_figure(figure, output, name)))
+        for kind in ("png", "svg") if figure is None else ():
+            (output / f"{name}.{kind}").unlink(missing_ok=True)  # of an earlier report
     return drawn
 
 

@@ -36,7 +36,10 @@ from maths_comparison import (
     summarise,
 )
 from maths_statistics import MIN_SEEDS
-from maths_tables import make_tables, percent, write_files
+from maths_tables import CURVES, make_tables, percent, write_files
+
+# What is kept of a training log, so that hundreds of long runs fit into memory.
+LOGGED = {"step", "eval_reward", "eval_loss", "trust_region/ratio_min", "trust_region/ratio_max", *CURVES}
 
 
 @dataclass
@@ -95,7 +98,8 @@ def read_run(path, datasets):
     run.name, run.record, run.config = run.method, record, record.get("config") or {}
     run.state = str(record.get("status", "evaluated"))
     if (home / "metrics.jsonl").is_file():
-        run.log = [row for row in read_rows(home / "metrics.jsonl") if isinstance(row.get("step"), int)]
+        rows = (row for row in read_rows(home / "metrics.jsonl") if isinstance(row.get("step"), int))
+        run.log = [{key: value for key, value in row.items() if key in LOGGED} for row in rows]
     if evaluation is None:
         run.state += ", not evaluated"
         return run
@@ -249,18 +253,31 @@ def print_methods(rows):
 
 
 def list_unfinished(runs):
-    """A line for each run that is not evaluated, or not wholly."""
-    lines = [f"{run.path}: {run.state}" for run in runs if not run.accuracy]
+    """A line for each run that is not evaluated, or not wholly; many in the same state share one."""
+    states, lines = defaultdict(list), []
+    for run in runs:
+        if not run.accuracy:
+            states[run.state].append(run.path)
+    for state, paths in states.items():
+        lines += [f"{len(paths)} runs: {state}: {paths[0]} to {paths[-1]}"] if len(paths) > 5 else []
+        lines += [f"{path}: {state}" for path in paths if len(paths) <= 5]
     return lines + [f"{r.path}: not complete: {', '.join(i)}" for r in runs if (i := r.record.get("incomplete"))]
 
 
-def make_report(runs, wanted):
-    """Everything the report says, before it is written: {"runs", "methods", "rows" ...}."""
-    notes = check_settings(runs)
+def make_report(runs, baseline=None):
+    """Everything the report says, before it is written: {"runs", "methods", "rows" ...}.
+
+    Raises BadInput for runs that cannot be compared, or a baseline that is named and not there.
+    """
+    wanted, notes = baseline or "noclip", check_settings(runs)
     keys = sorted({key for run in runs for key in run.accuracy})
     for key in keys:
         check_problems(runs, key)
     methods, more = group_methods(runs)
+    if baseline and not any(baseline in (m.label, m.runs[0].name, m.runs[0].method) for m in methods):
+        raise BadInput(
+            f"no evaluated run of the baseline {baseline}: choose from {', '.join(m.label for m in methods)}"
+        )
     rows = make_results(methods, keys, wanted)
     notes += more + list_unfinished(runs)
     if any(row["seeds"] < MIN_SEEDS for row in rows):
@@ -293,13 +310,13 @@ def write_report(report, args):
 def main():
     parser = make_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="run or evaluation directories, or one grid file (.yaml)")
-    parser.add_argument("--baseline", default="noclip", help="method to compare with (default: %(default)s)")
+    parser.add_argument("--baseline", help="method to compare with (default: noclip)")
     parser.add_argument("--output", type=Path, help="directory for the page, figures and files (default: none)")
     parser.add_argument("--datasets", nargs="+", metavar="NAME", help="default: all that were evaluated")
     parser.add_argument("--cache_dir", help="where the questions are (default: $GRPSPO_CACHE, else ./cached_files)")
     args = parser.parse_args()
     runs = read_runs(args.runs, args.datasets)
-    if len(runs) == 2 and not args.output:
+    if len(runs) == 2 and not args.output and not args.baseline:
         check_settings(runs)
         for key in runs[0].accuracy.keys() & runs[1].accuracy.keys():
             check_problems(runs, key)

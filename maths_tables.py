@@ -196,6 +196,8 @@ def write_files(tables, rows, output):
     for name, table in tables.items():
         if table:
             write_csv(output / f"{name}.csv", table)
+        else:
+            (output / f"{name}.csv").unlink(missing_ok=True)  # of an earlier report
     header, lines = table_cells(rows)
     write_text(output / "results.md", to_markdown(header, lines) + f"\n{STARRED}\n")
     write_text(output / "results.tex", to_latex(header, lines) + f"% {STARRED}\n")

@@ -100,8 +100,8 @@ def write_study(root, rates, seeds=3, problems=40, **config):
     return paths
 
 
-def report_on(paths, wanted="noclip"):
-    report = make_report(read_runs(paths, ["demo"]), wanted)
+def report_on(paths, baseline=None):
+    report = make_report(read_runs(paths, ["demo"]), baseline)
     return report, {row["method"]: row for row in report["rows"]}
 
 
@@ -207,6 +207,13 @@ def test_the_baseline_is_the_one_with_the_same_number_of_iterations(tmp_path):
     alone, _ = report_on([*paths[3:6], *paths[6:9]])  # pspo at 2, noclip at 1: no control
     assert not any(row.get("baseline") for row in alone["rows"])
     assert any("nothing is compared with noclip" in note for note in alone["notes"])
+
+
+def test_another_baseline_can_be_named_and_must_be_there(tmp_path):
+    paths = write_study(tmp_path, {"noclip": 0.3, "clip": 0.5}, seeds=1)
+    assert report_on(paths, "clip")[1]["noclip"]["baseline"] == "clip"
+    done = python("maths_report.py", *paths, "--baseline", "pspo")
+    assert done.returncode == 2 and "no evaluated run of the baseline pspo: choose from clip, noclip" in done.stderr
 
 
 def test_runs_of_one_method_with_another_flag_are_another_method(tmp_path):
