@@ -1,179 +1,157 @@
-"""Benchmarks of maths_evaluations.py: speed, agreement with lm-evaluation-harness, memory, share of a GPU's bandwidth.
+"""How fast is an evaluation? Against the published procedure and lm-evaluation-harness; memory, and how time grows.
 
-Against the published evaluation of arXiv 2509.21282 (Probability Smoothing Policy Optimisation), written anew here.
+Parts of cpu.py (arXiv 2509.21282, Probability Smoothing Policy Optimisation; its evaluation is written anew here). The
+demo's model and problems. lm_eval needs an environment of its own, named by LM_EVAL_PYTHON:
 
-    python benchmarks/evaluation.py speed         # 16 samples a prompt against the published procedure, a few minutes
-    python benchmarks/evaluation.py memory        # peak memory of 500 and of 5,000 problems
-    python benchmarks/evaluation.py gpu           # Qwen2.5-0.5B's shape; without a GPU a small shape, to try the script
-    python benchmarks/evaluation.py agreement --lm_eval_python lm_eval_env/bin/python     # and greedy speed against it
-
-The last needs an environment of its own: python -m venv lm_eval_env, then lm_eval_env/bin/pip install lm_eval==0.4.13
-torch==2.13.0 transformers==5.23.0. Figures come as lines of JSON.
+    python -m venv lm_eval_env && lm_eval_env/bin/pip install lm_eval==0.4.13 torch==2.13.0 transformers==5.23.0
 """
 
-import argparse
 import json
 import re
 import resource
 import subprocess
 import sys
-import time
+import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from maths_datasets import build_prompt, load_maths_dataset  # noqa: E402
-from maths_models import get_eos_token_ids  # noqa: E402
+from benchmarks.common import DEMO_MODEL, SCRATCH, alternate, divide, make_row, not_run, timed
 
-TEMPERATURE, MAX_NEW_TOKENS, PUBLISHED_BATCH = 0.8, 128, 32
-H200_BANDWIDTH = 4.8e12  # bytes/s: https://www.nvidia.com/en-us/data-center/h200/, "GPU memory bandwidth"
-BANDWIDTHS = {
-    "H200": H200_BANDWIDTH,
-    "H100": 3.35e12,
-    "A100": 2.0e12,
-    "L40": 8.64e11,
-    "L4": 3.0e11,
-}  # NVIDIA data sheets
+TEMPERATURE, MAX_NEW_TOKENS, PUBLISHED_BATCH, OUR_BATCH = 0.8, 128, 32, 256
+HARNESS_BATCHES = (1, 32, 200)
 STRICT_MATCH = re.compile(r"#### (\-?[0-9\.\,]+)")  # the filter of lm_eval's own task gsm8k
+# The two samplers draw other random numbers, so they are held to the same distribution: with 95 % confidence the paired
+# difference over problems is inside these. With 48 samples of 200 problems it is known to 1.2 points and 0.2 tokens.
+SAME_ACCURACY, SAME_LENGTH = 0.03, 0.5
 
 
-def show(**figures):
-    """One line of JSON."""
-    print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}), flush=True)
+class Setup(NamedTuple):
+    """The demo's model on the CPU and its problems; prompts: token ids."""
+
+    model: object
+    tokenizer: object
+    eos: list
+    rows: list
+    prompts: list
 
 
-def load(path, problems):
-    """(model, tokenizer, end tokens, problem rows, prompts as token ids)."""
+def load(problems):
+    """The Setup of so many of the demo's test problems."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+    from maths_datasets import build_prompt, load_maths_dataset
+    from maths_models import get_eos_token_ids, load_model, load_tokenizer
+
+    logging.disable_progress_bar()
+    model, tokenizer = load_model([DEMO_MODEL], torch.float32).eval(), load_tokenizer([DEMO_MODEL])
     rows = load_maths_dataset("demo", "test", None).to_list()[:problems]
     chats = [build_prompt(row["question"]) for row in rows]
     prompts = tokenizer.apply_chat_template(chats, add_generation_prompt=True)["input_ids"]
-    return model, tokenizer, get_eos_token_ids(tokenizer, model.generation_config), rows, prompts
+    return Setup(model, tokenizer, get_eos_token_ids(tokenizer, model.generation_config), rows, prompts)
 
 
-def pad_left(prompts, pad):
-    """(token ids, attention mask): tensors [prompts, longest]."""
+def pad_left(prompts, pad, device="cpu"):
+    """{"input_ids", "attention_mask"}: tensors [prompts, longest]."""
     import torch
 
     width = max(map(len, prompts))
-    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])
-    return ids, torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    return {"input_ids": ids, "attention_mask": mask}
 
 
-def answer_as_published(model, prompts, samples, eos, pad, max_new_tokens=MAX_NEW_TOKENS):
+def answer_as_published(setup, samples):
     """The published evaluation: 32 prompts at a time, one draw after another, the prompts read anew for each draw.
 
-    Returns completions[prompt][sample], cut after the end token, as our engine does.
+    Returns completions[prompt][sample], token ids cut after the end token, as our engine does.
     """
     import torch
 
-    completions = [[] for _ in prompts]
+    completions, pad = [[] for _ in setup.prompts], setup.tokenizer.pad_token_id
     sampling = {"do_sample": True, "temperature": TEMPERATURE, "top_p": 1.0, "top_k": 0}
-    for start in range(0, len(prompts), PUBLISHED_BATCH):
-        ids, mask = pad_left(prompts[start : start + PUBLISHED_BATCH], pad)
-        ids, mask = ids.to(model.device), mask.to(model.device)
+    ends = {"max_new_tokens": MAX_NEW_TOKENS, "eos_token_id": setup.eos, "pad_token_id": pad}
+    for start in range(0, len(setup.prompts), PUBLISHED_BATCH):
+        inputs = pad_left(setup.prompts[start : start + PUBLISHED_BATCH], pad)
         for _ in range(samples):
             with torch.no_grad():
-                output = model.generate(
-                    ids,
-                    attention_mask=mask,
-                    max_new_tokens=max_new_tokens,
-                    eos_token_id=eos,
-                    pad_token_id=pad,
-                    **sampling,
-                )
-            for i, tokens in enumerate(output[:, ids.shape[1] :].tolist()):
-                end = next((k + 1 for k, t in enumerate(tokens) if t in eos), len(tokens))
+                output = setup.model.generate(**inputs, **ends, **sampling)
+            for i, tokens in enumerate(output[:, inputs["input_ids"].shape[1] :].tolist()):
+                end = next((k + 1 for k, t in enumerate(tokens) if t in setup.eos), len(tokens))
                 completions[start + i].append(tokens[:end])
     return completions
 
 
-def answer_as_we_do(
-    model, prompts, samples, eos, pad, temperature=TEMPERATURE, batch_size=256, max_new_tokens=MAX_NEW_TOKENS
-):
-    """Our engine with what maths_evaluations.py gives it."""
-    from maths_generation import generate
+def answer_as_we_do(setup, samples, temperature=TEMPERATURE, first=0, batch_size=OUR_BATCH):
+    """Our engine with what maths_evaluations.py gives it; first: the first sample's index, other samples after it."""
+    from maths_generation import Request, Sampling, generate
 
-    return generate(
-        model,
-        prompts,
-        num_samples=samples,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=1.0,
-        top_k=0,
-        eos_token_ids=eos,
-        pad_token_id=pad,
-        seeds=list(range(len(prompts))),
-        batch_size=batch_size,
-    )
+    sampling = Sampling(temperature, 1.0, 0, MAX_NEW_TOKENS, setup.eos, setup.tokenizer.pad_token_id)
+    requests = [Request(p, seed, range(first, first + samples)) for seed, p in enumerate(setup.prompts)]
+    completions = generate(setup.model, requests, sampling, batch_size)
+    return [[list(c.ids) for c in group] for group in completions]
 
 
-def timed(function, *args, **kwargs):
-    """(result, seconds)."""
-    begin = time.perf_counter()
-    result = function(*args, **kwargs)
-    return result, time.perf_counter() - begin
+# ---- against the published procedure
 
 
-def describe(name, completions, seconds, tokenizer, rows):
-    """Figures of one way of answering: speed, accuracy and length with their intervals over prompts."""
+def score(setup, runs):
+    """[accuracy, length] of each problem over the samples of all runs: array [problems, 2]."""
     import numpy as np
 
     from maths_rewards import grade_batch
-    from maths_statistics import bootstrap_interval
 
-    tokens = sum(len(s) for samples in completions for s in samples)
     values = []
-    for samples, row in zip(completions, rows, strict=True):
-        texts = tokenizer.batch_decode(samples, skip_special_tokens=True)
+    for i, row in enumerate(setup.rows):
+        samples = [ids for run in runs for ids in run[i]]
+        texts = setup.tokenizer.batch_decode(samples, skip_special_tokens=True)
         grades = grade_batch(texts, [row["gold"]] * len(texts), [row["kind"]] * len(texts))
         values.append((np.mean([g.correct for g in grades]), np.mean([len(s) for s in samples])))
-    values = np.array(values)
-    low, high = bootstrap_interval(values) if len(values) > 1 else (values[0], values[0])
-    figures = {"seconds": seconds, "tokens_per_second": tokens / seconds}
-    figures |= {
-        "accuracy": float(values[:, 0].mean()),
-        "accuracy_interval": [round(float(x), 4) for x in (low[0], high[0])],
+    return np.array(values)
+
+
+def compare_distributions(ours, theirs):
+    """Rows: the paired differences over problems of accuracy and length with their 95 % intervals, and their margins.
+
+    ours, theirs: arrays [problems, 2] of `score`. The row's figure is the end of the interval farther from zero.
+    """
+    from maths_statistics import bootstrap_interval
+
+    low, high = bootstrap_interval(ours - theirs)
+    margins = (("accuracy", SAME_ACCURACY, 100, "points"), ("length", SAME_LENGTH, 1, "tokens"))
+    for k, (name, margin, scale, unit) in enumerate(margins):
+        a, b, mean = scale * float(low[k]), scale * float(high[k]), scale * float((ours - theirs)[:, k].mean())
+        note = f"paired difference {mean:+.2f} {unit}, 95 % interval {a:+.2f} to {b:+.2f}"
+        name = f"{name}, ours against the published procedure: the difference is less than"
+        yield make_row(name, max(abs(a), abs(b)), unit, target=("at most", scale * margin), note=note)
+
+
+def compare_with_published(options):
+    """Rows: tokens a second of both, the cost of 16 samples over one, and whether the samplers agree."""
+    problems, samples, rounds = (4, 2, 1) if options.quick else (200, 16, 3)
+    setup, first = load(problems), iter(range(0, 10**6, samples))
+    answer_as_we_do(setup, 1)  # the first call pays for libraries that load lazily
+    functions = {
+        "published": lambda: answer_as_published(setup, samples),
+        "ours": lambda: answer_as_we_do(setup, samples, first=next(first)),
+        "one": lambda: answer_as_we_do(setup, 1),
     }
-    figures |= {
-        "length": float(values[:, 1].mean()),
-        "length_interval": [round(float(x), 2) for x in (low[1], high[1])],
-    }
-    show(name=name, **figures)
-    return figures
+    seconds, runs = alternate(functions, rounds)
+    # by tokens a second, since the two draw different completions of different lengths
+    speed = {name: divide([sum(map(len, sum(run, []))) for run in runs[name]], seconds[name]) for name in runs}
+    middle, name = rounds // 2, f"evaluation, ours, {samples} samples a prompt"
+    yield make_row("evaluation, the published procedure", sorted(speed["published"])[middle], "tokens/s")
+    ratios, target = divide(speed["ours"], speed["published"]), ("at least", 3)
+    against = "times the published procedure"
+    yield make_row(name, sorted(speed["ours"])[middle], "tokens/s", against, ratios, target)
+    growth = divide(seconds["ours"], seconds["one"])
+    yield make_row(name, sorted(seconds["ours"])[middle], "s", "times one sample", growth)
+    yield from compare_distributions(score(setup, runs["ours"]), score(setup, runs["published"]))
 
 
-def run_speed(args):
-    """Ours and the published procedure on the same problems; ours at 1 and at `--samples` samples a prompt."""
-    model, tokenizer, eos, rows, prompts = load(args.model, args.problems)
-    pad = tokenizer.pad_token_id
-    answer_as_we_do(model, prompts[:8], 1, eos, pad)  # the first call pays for libraries that load lazily
-    ours, published, single = [], [], []
-    for _ in range(args.repeats):  # alternately: whatever else the machine does meets all alike
-        published.append(timed(answer_as_published, model, prompts, args.samples, eos, pad))
-        ours.append(timed(answer_as_we_do, model, prompts, args.samples, eos, pad))
-        single.append(timed(answer_as_we_do, model, prompts, 1, eos, pad))
-    best = [min(runs, key=lambda run: run[1]) for runs in (published, ours, single)]
-    names = ("published procedure", f"ours, {args.samples} samples", "ours, 1 sample")
-    theirs, mine, one = (describe(n, *run, tokenizer, rows) for n, run in zip(names, best, strict=True))
-    inside = [mine[f"{k}_interval"][0] <= theirs[k] <= mine[f"{k}_interval"][1] for k in ("accuracy", "length")]
-    # compared by tokens a second, since the two draw different completions of different lengths
-    show(
-        problems=len(prompts),
-        samples=args.samples,
-        speedup=mine["tokens_per_second"] / theirs["tokens_per_second"],
-        cost_over_one_sample=mine["seconds"] / one["seconds"],
-        published_within_our_intervals=all(inside),
-    )
-
-
-# ------------------------------------------------------------------ lm-evaluation-harness
+# ---- against lm-evaluation-harness
 
 
 def write_task(folder, rows, texts):
@@ -221,10 +199,10 @@ json.dump({"seconds": sum(began), "version": lm_eval.__version__, "texts": [s["r
 """
 
 
-def run_lm_eval(args, folder, batch):
+def run_lm_eval(python, folder, batch):
     """lm_eval's completions, its accuracy under strict-match and the seconds its `generate_until` took."""
     out = folder / f"lm_eval-{batch}.json"
-    command = [args.lm_eval_python, "-c", LM_EVAL, str(args.model), str(folder), str(batch), str(out)]
+    command = [python, "-c", LM_EVAL, str(DEMO_MODEL), str(folder), str(batch), str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"lm_eval failed: {done.stderr.strip()[-1500:]}")
@@ -237,158 +215,89 @@ def strict_match(texts, rows):
     return sum(bool(m) and m[1] == row["gold"] for m, row in zip(found, rows, strict=True)) / len(rows)
 
 
-def answer_texts(model, tokenizer, eos, chats):
+def answer_texts(setup, chats):
     """Greedy completions as text from messages: the work that lm_eval's `generate_until` does too."""
-    prompts = tokenizer.apply_chat_template(chats, add_generation_prompt=True)["input_ids"]
-    completions = answer_as_we_do(model, prompts, 1, eos, tokenizer.pad_token_id, temperature=0)
-    return tokenizer.batch_decode([samples[0] for samples in completions], skip_special_tokens=True)
+    prompts = setup.tokenizer.apply_chat_template(chats, add_generation_prompt=True)["input_ids"]
+    completions = answer_as_we_do(setup._replace(prompts=prompts), 1, temperature=0)
+    return setup.tokenizer.batch_decode([samples[0] for samples in completions], skip_special_tokens=True)
 
 
-def run_agreement(args):
-    """Greedy, the same model and prompts: completions, accuracy under lm_eval's filter, and seconds."""
-    model, tokenizer, eos, rows, _ = load(args.model, args.problems)
-    folder = Path(args.work_dir).resolve()
-    chats = [build_prompt(row["question"]) for row in rows]
-    write_task(folder, rows, tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False))
-    answer_texts(model, tokenizer, eos, chats[:8])  # the first call pays for libraries that load lazily
-    runs = [timed(answer_texts, model, tokenizer, eos, chats) for _ in range(args.repeats)]
-    texts, seconds = min(runs, key=lambda run: run[1])
-    ours, agreed = strict_match(texts, rows), True
-    show(name="ours, greedy", seconds=seconds, strict_match=ours)
-    for batch in args.lm_eval_batches:
-        theirs = run_lm_eval(args, folder, batch)
+def compare_with_harness(options):
+    """Rows: greedy, the same model and prompts: seconds, equal completions and accuracy by lm_eval's batch size."""
+    from maths_datasets import build_prompt
+
+    name = "greedy, against lm_eval, batch size {}"
+    if not options.lm_eval_python:
+        why = "LM_EVAL_PYTHON names no Python with lm_eval"
+        yield from (not_run(name.format(batch), why, ("at least", 2)) for batch in HARNESS_BATCHES)
+        return
+    setup, folder = load(4 if options.quick else 200), SCRATCH / "lm_eval"
+    chats = [build_prompt(row["question"]) for row in setup.rows]
+    texts = setup.tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
+    write_task(folder, setup.rows, texts)
+    answer_texts(setup, chats)  # the first call pays for libraries that load lazily
+    for batch in HARNESS_BATCHES[1:2] if options.quick else HARNESS_BATCHES:
+        ratios = []
+        for _ in range(1 if options.quick else 3):
+            texts, seconds = timed(lambda: answer_texts(setup, chats))
+            theirs = run_lm_eval(options.lm_eval_python, folder, batch)
+            ratios.append(theirs["seconds"] / seconds)
         equal = sum(a == b for a, b in zip(texts, theirs["texts"], strict=True))
-        name, accuracy = f"lm_eval {theirs['version']}, batch size {batch}", theirs["accuracy"]
-        show(name=name, seconds=theirs["seconds"], strict_match=accuracy, speedup=theirs["seconds"] / seconds)
-        print(f"{equal} of {len(rows)} completions equal; strict-match {ours:.4f} and {accuracy:.4f}")
-        agreed &= equal == len(rows) and abs(ours - accuracy) < 1e-12
-    return 0 if agreed else 1
+        note = f"{equal} of {len(texts)} completions equal; strict-match {strict_match(texts, setup.rows):.3f} and "
+        note += f"{theirs['accuracy']:.3f}; lm_eval {theirs['version']}"
+        target = ("at least", 2)
+        yield make_row(name.format(batch), seconds, "s", "ours is faster by", ratios, target, note)
 
 
-# ------------------------------------------------------------------ memory
+# ---- memory and growth
 
 
-def run_memory(args):
-    """Peak memory of whole evaluations of 500 and 5,000 problems (the demo's, under ten ids each), a process each."""
-    peaks = {
-        n: int(
-            subprocess.check_output(
-                [sys.executable, __file__, "memory_of", str(n), str(args.model), str(args.samples)]
-            ).split()[-1]
-        )
-        for n in (500, 5000)
-    }
-    show(peak_mb={n: round(p / 1024) for n, p in peaks.items()}, growth=peaks[5000] / peaks[500] - 1)
+def measure_growth(options):
+    """Rows: seconds as the samples a prompt, the problems, or the completions of a training generation double."""
+    setup = load(8 if options.quick else 400)
+    answer_as_we_do(setup, 1)
+    sizes = (2, 4) if options.quick else (100, 200, 400)
+    loads = {f"{n} problems, 4 samples": (n, 4) for n in sizes}
+    loads |= {f"{sizes[0]} problems, {n} samples": (sizes[0], n) for n in (1, 2, 8, 16)}
+    loads |= {f"a generation of {8 * n} completions": (n, 8) for n in ((1, 2) if options.quick else (8, 16, 32, 64))}
+    parts = {name: setup._replace(prompts=setup.prompts[:n]) for name, (n, _) in loads.items()}
+    functions = {name: lambda name=name: answer_as_we_do(parts[name], loads[name][1]) for name in loads}
+    seconds, _ = alternate(functions, 1 if options.quick else 3)
+    for name, (problems, samples) in loads.items():
+        middle = sorted(seconds[name])[len(seconds[name]) // 2]
+        yield make_row(f"sampling, {name}", middle, "s", note=f"{problems * samples / middle:.0f} completions/s")
 
 
-def run_memory_of(args):
-    """One evaluation of `count` problems in this process; prints the peak resident size in KiB."""
-    import tempfile
+def measure_memory(options):
+    """Rows: peak memory of whole evaluations, ten times the problems over one, each in a process of its own."""
+    few, many, samples = (4, 40, 1) if options.quick else (500, 5000, 4)
+    peaks = {}
+    for count in (few, many):
+        command = [sys.executable, __file__, str(count), str(samples)]
+        peaks[count] = int(subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True).split()[-1]) / 1024
+        yield make_row(f"peak memory, evaluation of {count} problems, {samples} samples", peaks[count], "MB")
+    growth, target = [peaks[many] / peaks[few]], ("at most", 1.1)
+    yield make_row(f"peak memory, {many} problems", peaks[many], "MB", f"over {few}", growth, target)
 
+
+def evaluate_many(count, samples):
+    """One evaluation of `count` problems (the demo's, under other ids) in this process; prints its peak in KiB."""
     import datasets
 
     import maths_evaluations
     from maths_common import run_script
+    from maths_datasets import load_maths_dataset
 
     rows = load_maths_dataset("demo", "test", None).to_list()
-    many = [row | {"id": f"{i}-{row['id']}"} for i in range(-(-args.count // len(rows))) for row in rows][: args.count]
+    many = [row | {"id": f"{i}-{row['id']}"} for i in range(-(-count // len(rows))) for row in rows][:count]
     maths_evaluations.load_maths_dataset = lambda *_: datasets.Dataset.from_list(many)
     with tempfile.TemporaryDirectory() as out:
-        flags = [
-            "--datasets",
-            "demo",
-            "--temperatures",
-            "0.8",
-            "--samples_per_prompt",
-            args.samples,
-            "--output_dir",
-            out,
-        ]
-        sys.argv = ["maths_evaluations.py", "--model_path", args.model, *flags]
-        if run_script(maths_evaluations.main):
-            raise SystemExit(1)
+        flags = ["--datasets", "demo", "--temperatures", "0.8", "--samples_per_prompt", str(samples)]
+        sys.argv = ["maths_evaluations.py", "--model_path", "demo", *flags, "--output_dir", out]
+        code = run_script(maths_evaluations.main)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return code
 
 
-# ------------------------------------------------------------------ GPU
-
-
-def make_shape(small):
-    """A Qwen2 model with random weights: Qwen2.5-0.5B's shape (its config.json on the Hub), or a small one."""
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    size = dict(
-        hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14, num_key_value_heads=2
-    )
-    if small:
-        size = dict(
-            hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
-        )
-    config = Qwen2Config(
-        vocab_size=1000 if small else 151_936, tie_word_embeddings=True, max_position_embeddings=4096, **size
-    )
-    device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
-    torch.manual_seed(0)
-    with torch.device(device):
-        return Qwen2ForCausalLM(config).to(dtype).eval()
-
-
-def floor_seconds(model, rows, context, steps, bandwidth):
-    """The least time memory allows for so many decoding steps: weights once, each row's keys and values once a step."""
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    c = model.config
-    cache = 2 * c.num_hidden_layers * c.num_key_value_heads * (c.hidden_size // c.num_attention_heads) * context
-    return steps * (weights + rows * cache * next(model.parameters()).element_size()) / bandwidth
-
-
-def run_gpu(args):
-    """Tokens a second of a fixed load (no end token: every completion has the same length) at several batch sizes."""
-    import torch
-
-    cuda = torch.cuda.is_available()
-    model, name = make_shape(small=not cuda), torch.cuda.get_device_name() if cuda else "CPU, small shape"
-    count, new, width = (256, 128, 150) if cuda else (16, 16, 20)
-    ids = torch.randint(3, 900, (count, width), generator=torch.Generator().manual_seed(0)).tolist()
-    bandwidth = next((b for key, b in BANDWIDTHS.items() if key in name), None)
-    _, seconds = timed(answer_as_published, model, ids[: count // 4], 2, [0], 0, max_new_tokens=new)
-    show(name="published procedure", device=name, tokens_per_second=count // 4 * 2 * new / seconds)
-    for batch in (256, 512, 1024) if cuda else (16, 32):
-        answer_as_we_do(model, ids[:4], 1, [0], 0, batch_size=4, max_new_tokens=4)
-        completions, seconds = timed(
-            answer_as_we_do, model, ids, 16 if cuda else 2, [0], 0, batch_size=batch, max_new_tokens=new
-        )
-        tokens = sum(len(s) for samples in completions for s in samples)
-        floor = floor_seconds(model, batch, width + new / 2, tokens / batch, bandwidth) if bandwidth else None
-        show(
-            name="ours",
-            rows=batch,
-            tokens_per_second=tokens / seconds,
-            share_of_bandwidth_floor=floor and floor / seconds,
-        )
-    if not cuda:
-        show(outstanding="no GPU here: the figures above only show that the script runs")
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["speed", "agreement", "memory", "memory_of", "gpu"])
-    parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)  # of memory_of, which `memory` starts
-    parser.add_argument("--model", default=str(ROOT / "demo" / "model"), help="default: the demo model")
-    parser.add_argument("--problems", type=int, default=200, help="default: 200")
-    parser.add_argument("--samples", type=int, default=16, help="default: 16")
-    parser.add_argument("--repeats", type=int, default=3, help="the fastest of so many is reported (default: 3)")
-    parser.add_argument("--lm_eval_python", help="a Python that has lm_eval")
-    parser.add_argument("--lm_eval_batches", type=int, nargs="+", default=[32], help="its batch sizes (default: 32)")
-    parser.add_argument("--work_dir", default="runs/benchmark", help="for the task file (default: runs/benchmark)")
-    args = parser.parse_args()
-    if args.what == "agreement" and not args.lm_eval_python:
-        parser.error("agreement needs --lm_eval_python")
-    if args.what == "memory_of":
-        args.count, args.model, args.samples = int(args.rest[0]), args.rest[1], args.rest[2]
-    benchmarks = {"speed": run_speed, "agreement": run_agreement, "memory": run_memory, "gpu": run_gpu}
-    return {**benchmarks, "memory_of": run_memory_of}[args.what](args)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+if __name__ == "__main__":  # one evaluation in a process of its own, for measure_memory
+    sys.exit(evaluate_many(int(sys.argv[1]), int(sys.argv[2])))

@@ -13,14 +13,12 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from patch_cost import make_trainer  # noqa: E402
-
-from apply_patches import require_patched_trl, trust_region_methods  # noqa: E402
+from apply_patches import require_patched_trl, trust_region_methods
+from benchmarks.patch_cost import make_trainer
 
 BEHAVIOUR = 0.3  # pi_old of the token, which dppo alone looks at; the largest ratio is then 1 / 0.3
 RATIOS = [i / 100 for i in range(1, 301)]
@@ -56,8 +54,8 @@ def curves(method):
     """{advantage: {"f": values, "w": values}} over RATIOS."""
     from trl import GRPOTrainer
 
-    size = SimpleNamespace(hidden_size=16, num_layers=1, batch_size=4, device="cpu")
-    trainer = make_trainer(GRPOTrainer, method, size, loss_type="grpo", **FIELDS.get(method, ({}, ""))[0])
+    fields = FIELDS.get(method, ({}, ""))[0]
+    trainer = make_trainer(GRPOTrainer, method, "cpu", (16, 1), 4, loss_type="grpo", **fields)
     found = {}
     for advantage in COLOURS:
         f, w = zip(*(measure(trainer, ratio, advantage) for ratio in RATIOS), strict=True)

@@ -1,0 +1,290 @@
+"""Every figure of one CUDA card by one command: is the sampler right there, how fast is it, what does a step cost?
+
+For Probability Smoothing Policy Optimisation (arXiv 2509.21282). Shapes of Qwen2.5 with random weights made on the
+spot, the paper's batch (16 prompts with 4 completions of 128 tokens each). Each part runs in a process of its own; the
+JSON is written after every row, no part is started that cannot end in time, and the same command again goes on with
+what is missing.
+
+    python benchmarks/gpu.py                                      # under 9 minutes -> benchmarks/results/gpu.json
+    python benchmarks/gpu.py --only right ours --shape Qwen2.5-0.5B
+    python benchmarks/gpu.py --device cpu --shape tiny --quick    # does it run? on any machine
+
+`right`, `ours`, `plain`, `static` and `continuous` need torch >= 2.11 and transformers >= 5.17 alone, `vllm` vLLM too.
+`step` and `patch` need the patched TRL. Where that is missing and there is no network, these wheels (Python 3.12, Linux
+x86-64, beside torch and transformers with what they bring) make it whole, 61.7 MiB in all, then apply_patches.py:
+trl 1.16.0, peft 0.21.2, datasets 5.2.0, accelerate 1.15.0 (2.7 MiB together), pyarrow 24.0.0 (46.6; 26.0.1 has 52.5),
+pandas 3.1.1 (11.5), python-dateutil 4.0.0, six 1.17.0, dill 0.4.1, multiprocess 0.70.19, xxhash 4.1.0, psutil 7.2.2
+(1.0).
+"""
+
+import itertools
+import sys
+import tempfile
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import patch_cost, training
+from benchmarks.common import (
+    SHAPES,
+    Part,
+    alternate,
+    count_parameters,
+    divide,
+    make_row,
+    make_shape,
+    not_run,
+    run_benchmarks,
+    save_shape,
+    timed,
+)
+from benchmarks.evaluation import pad_left
+from maths_common import run_script
+
+PROMPTS, SAMPLES, PROMPT_TOKENS, NEW_TOKENS = 16, 4, 160, 128  # the paper's batch; 160 tokens: GSM8K's prompts
+OUR_ROWS = (64, 256, 1024)  # rows decoded at once; training has 64, an evaluation fills what is given
+TEMPERATURE, TOP_P = 0.8, 0.9
+TRL = ("trl", "peft", "datasets", "accelerate")
+
+
+# ---- the device
+
+
+def measure_ceilings(device, quick):
+    """(floating-point operations, bytes) a second of this device: a large matrix product, and a copy, best of five."""
+    import torch
+
+    dtype, size = torch.bfloat16 if device == "cuda" else torch.float32, 256 if quick else 8192
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    source = torch.zeros(2**20 if quick else 2**30, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    a @ b
+    product = min(timed(lambda: a @ b, device)[1] for _ in range(5))
+    copy = min(timed(lambda: target.copy_(source), device)[1] for _ in range(5))
+    return 2 * size**3 / product, 2 * source.numel() / copy
+
+
+def report_ceilings(options):
+    """Rows: what the card can do at best, measured."""
+    flops, bandwidth = measure_ceilings(options.device, options.quick)
+    yield make_row("matrix product", flops / 1e12, "TFLOP/s")
+    yield make_row("copy, read and written", bandwidth / 1e9, "GB/s")
+
+
+def load_shape(options, shape):
+    """(model in the device's number type, prompts: lists of random token ids, new tokens)."""
+    import torch
+
+    model = make_shape(shape, options.device, torch.bfloat16 if options.device == "cuda" else torch.float32)
+    count, width, new = (4, 12, 6) if options.quick else (PROMPTS, PROMPT_TOKENS, NEW_TOKENS)
+    generator = torch.Generator().manual_seed(0)
+    widths = torch.randint(width // 2, width + 1, (count,), generator=generator).tolist()
+    prompts = [torch.randint(1, SHAPES[shape][5], (n,), generator=generator).tolist() for n in widths]
+    return model, prompts, new
+
+
+def sample_ours(model, prompts, samples, new, rows, temperature=TEMPERATURE):
+    """Our engine's Completions; no token ends one, so all have the same length."""
+    from maths_generation import Request, Sampling, generate
+
+    sampling = Sampling(temperature, TOP_P if temperature else 1.0, 0, new, [], 0)
+    return generate(model, [Request(p, i, range(samples)) for i, p in enumerate(prompts)], sampling, rows)
+
+
+# ---- is it right?
+
+
+def check_right(options):
+    """Rows: our log-probabilities against a forward pass; greedy tokens against model.generate's but for ties."""
+    from maths_generation import TOLERANCE, Request, logp_difference
+
+    for shape in options.shape:
+        model, prompts, new = load_shape(options, shape)
+        completions = sample_ours(model, prompts, 2, new, 32)
+        requests = [Request(p, i, range(2)) for i, p in enumerate(prompts)]
+        difference = logp_difference(model, requests, completions, TEMPERATURE)
+        tolerance = TOLERANCE[model.dtype]
+        name = f"log-probability against a forward pass, {shape}"
+        yield make_row(name, difference, "on average", target=("at most", tolerance))
+        ours = [group[0].ids for group in sample_ours(model, prompts, 1, new, 32, temperature=0)]
+        theirs = generate_plain(model, prompts, new, do_sample=False)
+        gaps = [find_gap(model, *three) for three in zip(prompts, ours, theirs, strict=True)]
+        note = f"{gaps.count(None)} of {len(gaps)} completions equal, the others part at two logits that are "
+        note += f"{max((gap for gap in gaps if gap is not None), default=0):.2g} apart at most"
+        parted = sum(gap is not None and gap > tolerance for gap in gaps)
+        name = f"greedy completions unlike model.generate's but for ties, {shape}"
+        yield make_row(name, parted, "", target=("at most", 0), note=note)
+
+
+def find_gap(model, prompt, ours, theirs):
+    """How far apart the logits of two completions' first different tokens are; None where they are the same."""
+    import torch
+
+    at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b), None)
+    if at is None:
+        return None
+    with torch.inference_mode():
+        logits = model(torch.tensor([[*prompt, *ours[:at]]], device=model.device)).logits[0, -1].float()
+    return (logits[ours[at]] - logits[theirs[at]]).abs().item()
+
+
+# ---- how fast does it sample?
+
+
+def generate_plain(model, prompts, new, **kwargs):
+    """model.generate of rows of the same length `new`; returns the new token ids of each row."""
+    import torch
+
+    inputs = pad_left(prompts, 0, model.device)
+    length = {"max_new_tokens": new, "min_new_tokens": new, "pad_token_id": 0, "eos_token_id": None}
+    with torch.no_grad():
+        output = model.generate(**inputs, **length, **kwargs)
+    return output[:, inputs["input_ids"].shape[1] :].tolist()
+
+
+def make_generate(model, prompts, new, **kwargs):
+    """An engine: model.generate with the paper's sampling."""
+    sampling = {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P, "top_k": 0}
+    return lambda: generate_plain(model, prompts, new, **sampling, **kwargs)
+
+
+def make_static(model, prompts, new):
+    """An engine: model.generate with a static cache, which transformers compiles on a GPU."""
+    return make_generate(model, prompts, new, cache_implementation="static")
+
+
+def make_continuous(model, prompts, new):
+    """An engine: transformers' continuous batching."""
+    from transformers import GenerationConfig
+
+    length = {"max_new_tokens": new, "pad_token_id": 0, "eos_token_id": -1}
+    config = GenerationConfig(do_sample=True, temperature=TEMPERATURE, top_p=TOP_P, top_k=0, **length)
+    return lambda: model.generate_batch(prompts, generation_config=config, progress_bar=False)
+
+
+def compare_engine(make_engine, title, options):
+    """Rows: tokens a second of an engine at the paper's batch, and how much faster ours is, in turns."""
+    for shape in options.shape:
+        model, prompts, new = load_shape(options, shape)
+        rows = [p for p in prompts for _ in range(SAMPLES)]
+        functions = {"theirs": make_engine(model, rows, new)}
+        functions["ours"] = partial(sample_ours, model, prompts, SAMPLES, new, OUR_ROWS[0])
+        alternate(functions, 1, options.device)  # compiles, and loads what is loaded lazily
+        seconds, _ = alternate(functions, 1 if options.quick else 3, options.device)
+        speed = len(rows) * new / sorted(seconds["theirs"])[len(seconds["theirs"]) // 2]
+        ratios = divide(seconds["theirs"], seconds["ours"])
+        yield make_row(f"sampling, {title}, {shape}", speed, "tokens/s", "ours is faster by", ratios)
+
+
+def compare_with_vllm(options):
+    """Rows: tokens a second of vLLM beside ours, where vLLM is installed."""
+    if not find_spec("vllm"):
+        yield not_run("sampling, vLLM", "vllm is not installed")
+        return
+    from vllm import LLM, SamplingParams
+
+    for shape in options.shape:
+        with tempfile.TemporaryDirectory() as folder:
+            save_shape(shape, folder)
+            llm = LLM(model=folder, skip_tokenizer_init=True, gpu_memory_utilization=0.4, max_model_len=512)
+
+            def make_vllm(model, rows, new, llm=llm):
+                params = SamplingParams(temperature=TEMPERATURE, top_p=TOP_P, max_tokens=new, ignore_eos=True)
+                params.detokenize = False
+                return lambda: llm.generate([{"prompt_token_ids": ids} for ids in rows], params, use_tqdm=False)
+
+            alone = type(options)(**{**vars(options), "shape": [shape]})
+            yield from compare_engine(make_vllm, "vLLM", alone)
+
+
+def measure_ours(options):
+    """Rows: tokens a second of ours by rows decoded at once, the share of the memory's ceiling, and the peak memory."""
+    import torch
+
+    bandwidth = measure_ceilings(options.device, options.quick)[1]
+    for shape in options.shape:
+        model, prompts, new = load_shape(options, shape)
+        for rows in (2, 4) if options.quick else OUR_ROWS:
+            many = list(itertools.islice(itertools.cycle(prompts), max(1, rows // SAMPLES)))
+            sample_ours(model, many[:2], SAMPLES, 2, rows)
+            if options.device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            _, seconds = timed(partial(sample_ours, model, many, SAMPLES, new, rows), options.device)
+            share = decoding_bytes(model, rows, PROMPT_TOKENS + new / 2) * new / bandwidth / seconds
+            note = f"{share:.0%} of what the memory's bandwidth allows, {1000 * seconds / new:.1f} ms a step"
+            if options.device == "cuda":
+                note += f", peak {torch.cuda.max_memory_allocated() / 1e9:.1f} GB"
+            speed = len(many) * SAMPLES * new / seconds
+            yield make_row(f"sampling, ours, {shape}, {rows} rows", speed, "tokens/s", note=note)
+
+
+def decoding_bytes(model, rows, context):
+    """Bytes that one decoding step must read: the weights once, and the keys and values of each row."""
+    c = model.config
+    cache = 2 * c.num_hidden_layers * c.num_key_value_heads * (c.hidden_size // c.num_attention_heads) * context
+    return (count_parameters(model) + rows * cache) * model.dtype.itemsize
+
+
+# ---- what needs TRL
+
+
+def with_trl(name, measure):
+    """A part that says what is missing where TRL is."""
+
+    def rows(options):
+        missing = [package for package in TRL if not find_spec(package)]
+        if missing:
+            yield not_run(name, f"needs {', '.join(missing)} (see --help)")
+        else:
+            yield from measure(options)
+
+    return rows
+
+
+def measure_training(options):
+    """Rows: a training step by shape and micro-batch, its parts, its share of the card's matrix product."""
+    yield from training.measure_steps(options, measure_ceilings(options.device, options.quick)[0])
+
+
+def compare_with_continuous(options):
+    """Rows of continuous batching; on a CPU it takes over a minute for the tiniest load."""
+    if options.device == "cpu":
+        yield not_run("sampling, continuous batching", "needs a GPU")
+    else:
+        yield from compare_engine(make_continuous, "continuous batching", options)
+
+
+def engine_part(make_engine, title, seconds):
+    """A Part that compares an engine with ours."""
+    return Part(lambda options: compare_engine(make_engine, title, options), seconds)
+
+
+PARTS = {
+    "ceilings": Part(report_ceilings, 60),
+    "right": Part(check_right, 90),
+    "ours": Part(measure_ours, 120),
+    "plain": engine_part(make_generate, "model.generate", 150),
+    "step": Part(with_trl("training step", measure_training), 200),
+    "patch": Part(with_trl("cost of the patch", patch_cost.measure), 120),
+    "static": engine_part(make_static, "static cache, compiled", 200),
+    "continuous": Part(compare_with_continuous, 120),
+    "vllm": Part(compare_with_vllm, 200),
+}
+
+
+def add_flags(parser):
+    """What gpu.py alone takes."""
+    shapes = ["Qwen2.5-0.5B", "Qwen2.5-1.5B"]
+    parser.add_argument("--shape", nargs="+", choices=list(SHAPES), default=shapes, help="default: 0.5B and 1.5B")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="default: cuda")
+    parser.add_argument("--seconds", type=float, default=530, help="of the whole call (default: 530)")
+
+
+def main():
+    return run_benchmarks(__doc__, PARTS, __file__, add_flags)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))
