@@ -39,7 +39,7 @@ from maths_common import (
 )
 from maths_datasets import build_prompt, find_dataset, load_training_split
 from maths_figures import plot_training
-from maths_hyperparameters import print_config, read_recipe, resolve
+from maths_hyperparameters import check_names, print_config, read_recipe, resolve
 from maths_models import (
     check_weights,
     choose_precision,
@@ -120,6 +120,7 @@ def parse_own_flags(argv):
         check_choice(parser, name, getattr(args, name))
     args.seed = whole_number("seed", args.seed)
     args.recipe = {key: value for key, value in recipe.items() if key not in own}
+    check_names(args, rest)
     return args, rest
 
 
@@ -351,12 +352,12 @@ def main():
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # TRL's own use of old names
     args.dataset = str(args.dataset or ("demo" if Path(args.model).name == "demo" else "gsm8k"))
     find_dataset(args.dataset)
+    model_path = None if args.print_config else check_model(args)  # before TRL, whose import takes seconds
     check_trl(args.trust_region_method)
-    if args.print_config:
-        print_config(resolve(args, rest)[2])
-        return 0
-    model_path = check_model(args)
     config, model_config, values = resolve(args, rest)
+    if args.print_config:
+        print_config(values)
+        return 0
     check_config(args, config, model_config)
     return run_training(args, config, model_config, values, model_path)
 

@@ -10,6 +10,8 @@ a model and method. Its values are those of the published scripts of Probability
 
 import argparse
 import difflib
+import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
@@ -153,6 +155,29 @@ def run_values(args):
     return values if method == "sft" else {**values, "trust_region_method": method}
 
 
+def read_field_names(method):
+    """The names of TRL's options, from its source: importing it takes seconds, which a typing error should not."""
+    specs = [find_spec(name) for name in ("trl", "transformers")]
+    if None in specs:
+        raise BadInput("trl or transformers is not installed here: pip install -r requirements.txt")
+    trl, transformers = (Path(spec.submodule_search_locations[0]) for spec in specs)
+    configs = ("base_config", "model_config", "sft_config" if method == "sft" else "grpo_config")
+    files = [*(trl / "trainer" / f"{name}.py" for name in configs), transformers / "training_args.py"]
+    return [name for file in files for name in re.findall(r"^    (\w+): ", file.read_text(encoding="utf-8"), re.M)]
+
+
+def check_names(args, rest):
+    """Raise BadInput for a flag, or a key of the recipe, that no option has or that must not be used here."""
+    names = read_field_names(args.trust_region_method)
+    flags = [flag.split("=")[0] for flag in rest if flag.startswith("--")]
+    for shown in [*flags, *args.recipe]:
+        key = shown.removeprefix("--").replace("-", "_")
+        if key in REFUSED:
+            raise BadInput(f"{key}: {REFUSED[key]}")
+        if key not in names and key.removeprefix("no_") not in names:
+            raise BadInput(unknown_key_message(shown, names))
+
+
 def resolve(args, rest):
     """The run's configuration -> (GRPOConfig or SFTConfig, ModelConfig, {key: (value, origin)}).
 
@@ -163,9 +188,6 @@ def resolve(args, rest):
     device, dtype = choose_precision(args.device)
     kinds = [SFTConfig if args.trust_region_method == "sft" else GRPOConfig, ModelConfig]
     flags = explicit_flags(TrlParser(kinds, allow_abbrev=False), rest)
-    for key in [*flags, *args.recipe]:
-        if key in REFUSED:
-            raise BadInput(f"{key}: {REFUSED[key]}")
     layers = {
         "machine": {
             "use_cpu": device == "cpu",
@@ -184,7 +206,7 @@ def resolve(args, rest):
     values = {key: value for layer in ("machine", "table", "run", "recipe") for key, value in layers[layer].items()}
     unknown = [key for key in values if key not in {action.dest for action in parser._actions}]
     if unknown:
-        raise BadInput(unknown_key_message(unknown[0], parser))
+        raise BadInput(unknown_key_message(unknown[0], [action.dest for action in parser._actions]))
     parser.set_defaults_with_config(**values)
     try:
         config, model_config = parser.parse_args_into_dataclasses(rest)
@@ -203,7 +225,7 @@ def explicit_flags(parser, rest):
         action.default, action.required = argparse.SUPPRESS, False
     known, unknown = parser.parse_known_args(rest)
     if unknown:
-        raise BadInput(unknown_key_message(unknown[0], parser))
+        raise BadInput(unknown_key_message(unknown[0], [action.dest for action in parser._actions]))
     return vars(known)
 
 
@@ -212,9 +234,8 @@ def raise_bad_input(message):
     raise BadInput(f"{message} (--print_config lists the options)")
 
 
-def unknown_key_message(key, parser):
+def unknown_key_message(key, names):
     """Names the closest known flag."""
-    names = [action.dest for action in parser._actions]
     close = difflib.get_close_matches(key.lstrip("-").split("=")[0], names, 1)
     return f"unknown option {key}" + (f"; did you mean {close[0]}?" if close else " (--print_config lists the options)")
 

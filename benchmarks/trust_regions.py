@@ -17,8 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from apply_patches import require_patched_trl, trust_region_methods
-from benchmarks.patch_cost import make_trainer
+from apply_patches import require_patched_trl, trust_region_methods  # noqa: E402
+from benchmarks.patch_cost import make_trainer  # noqa: E402
 
 BEHAVIOUR = 0.3  # pi_old of the token, which dppo alone looks at; the largest ratio is then 1 / 0.3
 RATIOS = [i / 100 for i in range(1, 301)]
