@@ -22,6 +22,7 @@ import math
 import os
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 from apply_patches import require_patched_trl, trust_region_methods
@@ -140,8 +141,6 @@ def whole_number(name, value):
 
 def check_config(args, config, model_config):
     """Raises BadInput for what TRL would find only after the model is loaded, or never."""
-    from importlib.util import find_spec
-
     from transformers.integrations import get_available_reporting_integrations
 
     missing = [name for name in config.report_to if name not in get_available_reporting_integrations()]

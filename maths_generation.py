@@ -420,8 +420,11 @@ def forward_logps(model, rows, temperature):
     with torch.inference_mode():
         logits = model.eval()(input_ids=ids, use_cache=False).logits
     model.train(was_training)
-    logps = torch.log_softmax(logits[:, :-1].float() / (temperature or 1), -1).gather(2, ids[:, 1:, None])[:, :, 0]
-    return torch.cat([row[len(p) - 1 : len(p) + len(c) - 1] for row, (p, c) in zip(logps, rows, strict=True)]).cpu()
+    found = []
+    for row, (p, c) in zip(logits, rows, strict=True):  # one at a time, without the prompt: a vocabulary is wide
+        logps = torch.log_softmax(row[len(p) - 1 : len(p) + len(c) - 1].float() / (temperature or 1), -1)
+        found.append(logps.gather(1, torch.tensor(c, device=device)[:, None])[:, 0])
+    return torch.cat(found).cpu()
 
 
 def logp_difference(model, requests, completions, temperature):

@@ -17,6 +17,7 @@ from collections import defaultdict
 
 from maths_common import ROOT, BadInput, get_cache_dir, go_offline, write_text
 from maths_comparison import show_setting
+from maths_datasets import find_dataset, load_maths_dataset
 
 PAGE = ROOT / "page"
 MAX_COMPLETIONS = 200_000  # in the page; beyond, the first samples of each problem, then every n-th problem
@@ -76,8 +77,6 @@ def pack(value):
 
 def read_questions(keys, cache_dir):
     """({data set: {id: its row}}, notes): questions for the page, without those of a data set that is not at hand."""
-    from maths_datasets import find_dataset, load_maths_dataset
-
     go_offline()
     found, notes = {}, []
     for name in sorted({name for name, _ in keys}):

@@ -35,6 +35,8 @@ from maths_comparison import (
     show_setting,
     summarise,
 )
+from maths_figures import draw_figures
+from maths_page import write_page
 from maths_statistics import MIN_SEEDS
 from maths_tables import CURVES, make_tables, percent, write_files
 
@@ -297,9 +299,6 @@ def make_report(runs, baseline=None):
 
 def write_report(report, args):
     """Everything under --output: files, figures, the page."""
-    from maths_figures import draw_figures
-    from maths_page import write_page
-
     args.output.mkdir(parents=True, exist_ok=True)
     tables = make_tables(report)
     write_files(tables, report["rows"], args.output)
