@@ -50,7 +50,7 @@ from maths_models import (
     load_model,
     load_tokenizer,
 )
-from maths_rewards import accuracy_reward, format_reward
+from maths_rewards import REWARDS
 from maths_runs import (
     EXIT_SAVED,
     check_same_run,
@@ -300,7 +300,7 @@ def make_trainer(args, config, model_config, model, tokenizer, data):
     from maths_generation import make_rollout  # imports torch
 
     rollout = make_rollout(config.seed, tokenizer) if args.sampler == "own" else None
-    return GRPOTrainer(reward_funcs=[accuracy_reward, format_reward], rollout_func=rollout, **common)
+    return GRPOTrainer(reward_funcs=list(REWARDS), rollout_func=rollout, **common)
 
 
 def train(trainer, run, checkpoint):

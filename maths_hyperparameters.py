@@ -18,7 +18,7 @@ import yaml
 
 from maths_common import BadInput
 from maths_models import choose_precision
-from maths_rewards import REWARD_WEIGHTS
+from maths_rewards import REWARDS
 
 # ---- the table
 
@@ -49,7 +49,7 @@ GRPO = {
     "beta": 0.0,
     "loss_type": "dapo",
     "metric_for_best_model": "eval_reward",
-    "reward_weights": REWARD_WEIGHTS,  # ours: accuracy_reward, format_reward
+    "reward_weights": list(REWARDS.values()),  # ours
 }
 SFT = {
     **ALL_RUNS,

@@ -2,7 +2,7 @@ r"""Grade an answer to a maths problem: the rewards of training and the verdicts
 
 Probability Smoothing Policy Optimisation (https://arxiv.org/abs/2509.21282) pays 1 for a right final answer and a
 small bonus for GSM8K's `#### <number>` ending; here the two are separate reward functions that TRL adds up with
-REWARD_WEIGHTS. Evaluation asks `grade` for the verdict, the answer that was read, and the rule that found it.
+the weights of REWARDS. Evaluation asks `grade` for the verdict, the answer that was read, and the rule that found it.
 
 Policy, where another choice could be defended:
 
@@ -40,8 +40,6 @@ import sys
 import grading
 from grading import KINDS, grade, grade_batch, parse_gold
 from maths_common import BadInput, make_parser, run_script
-
-REWARD_WEIGHTS = [1.0, 0.05]  # accuracy_reward, format_reward
 
 
 def check_grader(kinds):
@@ -90,6 +88,9 @@ def format_reward(completions, **kwargs):
 def _well_formed(text):
     at = text.find("####")
     return at >= 0 and text[:at][-1:] in ("", "\n") and FORMAT_RE.fullmatch(text, at) is not None
+
+
+REWARDS = {accuracy_reward: 1.0, format_reward: 0.05}  # TRL adds them up with these weights
 
 
 # ---- command line

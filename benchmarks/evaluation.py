@@ -101,7 +101,7 @@ def score(setup, runs):
     """[accuracy, length] of each problem over the samples of all runs: array [problems, 2]."""
     import numpy as np
 
-    from maths_rewards import grade_batch
+    from grading import grade_batch
 
     values = []
     for i, row in enumerate(setup.rows):

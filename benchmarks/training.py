@@ -55,13 +55,12 @@ def make_stock(settings, folder):
     from trl import GRPOConfig, GRPOTrainer
 
     from maths_finetuning import load_training_data
-    from maths_rewards import REWARD_WEIGHTS, accuracy_reward, format_reward
+    from maths_rewards import REWARDS
 
-    fixed = {"use_cpu": True, "save_strategy": "no", "report_to": "none", "reward_weights": REWARD_WEIGHTS}
+    fixed = {"use_cpu": True, "save_strategy": "no", "report_to": "none", "reward_weights": list(REWARDS.values())}
     config = GRPOConfig(folder, **fixed, **settings)
     train, _ = load_training_data("demo", "clip", config.seed, None)
-    rewards = [accuracy_reward, format_reward]
-    return GRPOTrainer(model=str(DEMO_MODEL), reward_funcs=rewards, args=config, train_dataset=train)
+    return GRPOTrainer(model=str(DEMO_MODEL), reward_funcs=list(REWARDS), args=config, train_dataset=train)
 
 
 def make_ours(model_dir, method, device, settings, folder):
