@@ -10,7 +10,7 @@ Policy, where another choice could be defended:
 |---|---|
 | several `####` lines | the last that is not empty; `#### Step 2` is a heading, for numbers any words above a text |
 | order of rules | `####`, `\boxed{}`, "answer is", last number; for LaTeX `\boxed{}` first and the last formula last |
-| no marker | several numbers: the list, text: the sentence at the end |
+| no marker | several numbers: the last sentence, or the list that ends the text; text: the last sentence |
 | remarks | ignored: `60 minutes (1 hour)` is 60, `9, which is half of 18` is 9; `9 eggs and 18 cups` says two |
 | "Answer:" before a whole solution | no marker: the last number counts |
 | a box that is never closed | no answer |
@@ -20,15 +20,16 @@ Policy, where another choice could be defended:
 | number words | read where an answer is marked: `#### eighteen` |
 | sums | `#### 9*2` is 18, `9*2 = 18` is 18, and so is `9+8 = 18`: only the result counts; `17-18` is a range |
 | hedges | `17 or 18`, `17-18`, `>18` are wrong; `about 18`, `~18` and `18 or 18.0` are 18 |
-| rounding | integers exactly, all else within 1e-6 (LaTeX: of its size, below 1); 0.333333 is not 0.33 |
+| rounding | integers exactly, all else within 1e-6, of its size where that is below 1; 0.333333 is not 0.33 |
 | several numbers | all of them, in any order, each as often as in the gold answer |
 | ratios | `15:18 = 5:6` and `5/6` are 5:6; `15:18` alone and `6:5` are not |
 | times | `3:30` for `3:30 p.m.` is right, `3:30 a.m.` is wrong, `15:30` is right |
 | text | equal to the gold answer or begins with it, after "so" or "is" perhaps; case, articles, plurals do not count |
 | shortened text | later lower-case words may go: `Lisa` is `Lisa's soccer team`, but `Rug` or `B` is not `Rug B` |
-| LaTeX | units, degrees, currency are ignored, a base and `x =` may go; (3,4] is not [3,4]; 4.6667 is not 14/3 |
+| LaTeX | units, degrees, currency, `\text{}` are ignored, a base and `x =` may go; (3,4] is not [3,4] |
 | equations | `a + b = 5`, `f(3) = 5` and `2 + 3 = 5` are 5; `2x = 5` is not |
 | nan, inf, code | wrong; nothing of a text is ever evaluated |
+| math-verify hangs or dies over a formula | wrong, and the rule says that it gave up |
 
     python maths_rewards.py --gold 18 --completion 'She makes 9 * 2 = $18. #### 18'
     echo '\boxed{\frac{28}{6}}' | python maths_rewards.py --gold '\frac{14}{3}' --kind latex --completion -

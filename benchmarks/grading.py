@@ -1,4 +1,4 @@
-"""The grader of grading.py beside math-verify on labelled model outputs: wrong verdicts and verdicts a second.
+"""The grader of grading/ beside math-verify on labelled model outputs: wrong verdicts and verdicts a second.
 
 For Probability Smoothing Policy Optimisation (arXiv 2509.21282) each of a step's completions is graded, so a grader has
 to be right and must cost nothing. Both graders see the same rows in the same run and on one core. Seconds are processor

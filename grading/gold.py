@@ -171,7 +171,7 @@ def _clock(numbers, half):
 
 # ---- words
 
-ARTICLES = {"the", "a", "an"}
+ARTICLE_RE = re.compile(r"\b(?:[Tt]he|[Aa]n|a)\b|\A\W*A(?=\s+[a-z])")  # but Rug A
 LEADING = {"so", "therefore", "thus", "hence", "in", "on", "at", "it"}
 SAID = {"is", "was", "are", "answer"}
 ALTERNATIVES = {"or", "and", "not", "nor", "vs", "/", "&", "yes", "no"}
@@ -180,9 +180,9 @@ SINCE_RE = re.compile(r"\A\W{0,9}(?:since|because|as|comparing)\b[^,]*,\s*", re.
 
 def read_words(text):
     """'The 60th callers.' -> ('60', 'caller'): lower case, no articles, punctuation, ordinal or plural endings."""
-    text = re.sub(r"(?<=\b\w)\.(?=\w\b)", "", clean(text).lower())  # p.m.
+    text = re.sub(r"(?<=\b\w)\.(?=\w\b)", "", ARTICLE_RE.sub(" ", clean(text)).lower())  # p.m.
     text = re.sub(r"\b(\d+)(?:st|nd|rd|th)\b|'s?(?=\s|$)", r"\1", text)
-    words = (w for w in re.findall(r"[^\W_]+(?:'[^\W_]+)?|[/&]", text) if w not in ARTICLES)
+    words = re.findall(r"[^\W_]+(?:'[^\W_]+)?|[/&]", text)
     return tuple(w[:-1] if len(w) > 3 and w[-1] == "s" and w[-2] not in "us" else w for w in words)
 
 

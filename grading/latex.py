@@ -8,7 +8,7 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import accumulate
 
-from .number import SCALES, read_number, same_number
+from .number import SCALES, read_exactly, read_number, same_number
 from .text import END, clean, compile_table
 
 # ---- the normal form
@@ -57,26 +57,9 @@ def squeeze(text):
     return re.sub(r"(?<=[\w)}])\*(?=[\\A-Za-z(])", "", text)
 
 
-# ---- numbers
-
-DECIMAL = r"(\d{1,300}(?:\.\d{0,300})?|\.\d{1,300})(?:\*?10\^\{?(-?\d{1,3})\}?)?"  # 6.72*10^{-5}
-FRACTION = r"(\d{1,9})?\\frac\{(-?\d{1,300})\}\{(-?\d{1,300})\}|(-?\d{1,300})/(\d{1,300})"  # 4\frac{2}{3}, 14/3
-RATIONAL_RE = re.compile(rf"\(?([-+]?)\(?(?:{DECIMAL}|{FRACTION})\)?\)?")
-
-
 def rational(text):
-    r"""The exact value of a squeezed normal form that is a number, 18, 6.72*10^{-5}, \frac{1}{2} or 1/2; else None."""
-    found = RATIONAL_RE.fullmatch(text)
-    if not found:
-        return None
-    sign, decimal, power, whole, above, below, numerator, denominator = found.groups()
-    if decimal:
-        value = Fraction(decimal) * Fraction(10) ** int(power or 0)
-    elif int(below or denominator) == 0:
-        return None
-    else:
-        value = int(whole or 0) + Fraction(int(above or numerator), int(below or denominator))
-    return -value if sign == "-" else value
+    r"""The exact value of a squeezed normal form that is a number, 18, 6.72*10^{-5}, \frac{1}{2} or 2*9; else None."""
+    return read_exactly(text[1:-1] if re.fullmatch(r"\([^()]*\)", text) else text)
 
 
 def read_latex(answer):
@@ -136,7 +119,7 @@ def _inside(text):
 def read_parts(text, named_only=False, depth=0):
     r"""The parts of a squeezed normal form: (brackets, parts), or a number, or the text of a formula.
 
-    Brackets are "()" and the like, "⦃⦄", "\cup" for a union, or "" for a list. `named_only`: of equations only x= goes."""
+    Brackets are "()" and the like, "⦃⦄", "\cup" for a union, or "" for a list. `named_only`: only x= goes."""
     brackets, listed = "", _split(text, ",")
     if len(listed) == 1:
         text = _value_side(text, named_only)

@@ -214,3 +214,13 @@ def read_number(answer):
         return read_plain_number(plain_text(answer[:ANSWER_CHARS]))
     except (ValueError, ArithmeticError):  # NotANumber, a division by zero
         return None
+
+
+def read_exactly(text):
+    """The value of a text that is one number, fraction, sum or product and nothing else; None for any other text."""
+    text = SLASH_RE.sub(r" \1/\2", text)
+    try:
+        value, end = _sum(text, 0)
+        return value if end == len(text) else None
+    except (ValueError, ArithmeticError):
+        return None

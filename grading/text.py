@@ -23,8 +23,8 @@ SYMBOLS = {  # what a LaTeX command is written as: \leq as <=
     " ": "quad qquad square blacksquare checkmark degree degrees", "*": "times cdot ast", "/": "div", "=": "equiv",
     "~": "approx sim simeq", "<=": "le leq leqq leqslant", ">=": "ge geq geqq geqslant", "<": "lt", ">": "gt",
     "≠": "ne neq", "\\to ": "implies iff rightarrow longrightarrow Rightarrow Longrightarrow", ":": "colon",
-    "|": "mid vert lvert rvert", "⦃": "lbrace", "⦄": "rbrace", "(": "langle", ")": "rangle", "\\emptyset ": "varnothing",
-    "\\cup ": "bigcup", "\\frac": "dfrac tfrac cfrac", " , ": "lor land vee wedge",
+    "|": "mid vert lvert rvert", "⦃": "lbrace", "⦄": "rbrace", "(": "langle", ")": "rangle", 
+    "\\emptyset ": "varnothing", "\\cup ": "bigcup", "\\frac": "dfrac tfrac cfrac", " , ": "lor land vee wedge",
 }  # fmt: skip
 COMMANDS = {name: symbol for symbol, names in SYMBOLS.items() for name in names.split()}
 COMMAND_RE = re.compile(r"\\(?:left|right)\s*\.(?!\d)|\\([A-Za-z]+)")
@@ -83,10 +83,8 @@ def to_ascii(text):
 
 def _ascii_character(found):
     """A digit of any script as its ASCII digit; nothing for an invisible character; any other as it is."""
-    character = found.group()
-    if unicodedata.category(character) == "Cf":
-        return ""
-    return str(unicodedata.decimal(character, character))
+    invisible = unicodedata.category(found.group()) == "Cf"
+    return "" if invisible else str(unicodedata.decimal(found.group(), found.group()))
 
 
 @lru_cache(maxsize=4096)
