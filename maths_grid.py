@@ -455,7 +455,7 @@ def submit(cells, args):
         after = maths_slurm.report_line(site, frozen, "JOBID", words)
         print(shlex.join(array), shlex.join(after), sep="\n")
         return 0
-    preflight(wanted, site, env, array)
+    preflight(wanted, site, env, [array, maths_slurm.report_line(site, frozen, "", words)])
     if args.submit:
         write_text(frozen, text)
         job = maths_slurm.queue_job(array, env)
@@ -465,10 +465,11 @@ def submit(cells, args):
     return 0
 
 
-def preflight(cells, site, env, line):
+def preflight(cells, site, env, lines):
     """Raise BadInput for the first thing that would make these cells fail on the cluster; quick checks come first."""
     check_site(site)
-    maths_slurm.ask("sbatch", "--test-only", *line[2:], env=env)  # the scheduler's own verdict
+    for line in lines:
+        maths_slurm.ask("sbatch", "--test-only", *line[2:], env=env)  # the scheduler's own verdict
     maths_slurm.ask("bash", "-lc", '. "$0" && enter_job', ROOT / "slurm/env.sh", env=env)
     cache_dir = get_cache_dir(env["GRPSPO_CACHE"])
     places = {Path(env["GRID_SCRATCH"]), LOGS, *(cell.run_dir.parent for cell in cells)}

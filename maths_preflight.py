@@ -123,7 +123,8 @@ def check_throttle(site, qos):
         limits = ask("sacctmgr", "--noheader", "--parsable2", "show", "qos", qos, "format=MaxTRESPU")
     except BadInput:
         return  # such limits are kept in the accounting database: where there is none, there are no limits
-    gpus = int(site["nodes"]) * parse_gres(site["gres"])[1] if site["gres"].startswith("gpu") else 0
+    kinds = map(parse_gres, site["gres"].split(","))
+    gpus = int(site["nodes"]) * sum(count for name, count in kinds if name.partition(":")[0] == "gpu")
     for limit in re.findall(r"gres/gpu(?::[^=,]+)?=(\d+)", limits):
         if gpus * int(site["throttle"]) > int(limit):
             raise BadInput(

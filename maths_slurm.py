@@ -84,7 +84,8 @@ def array_line(site, frozen, indices, words):
 
 def report_line(site, frozen, job, words):
     """The sbatch line of the report that comes when the last task of array `job` has ended, well or badly."""
-    return sbatch_line(site, f"{frozen.stem}-report", {"dependency": f"afterany:{job}"}, "report.sbatch", words)
+    options = {"dependency": job and f"afterany:{job}"}
+    return sbatch_line(site, f"{frozen.stem}-report", options, "report.sbatch", words)
 
 
 def sbatch_line(site, name, options, script, words):

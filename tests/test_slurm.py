@@ -59,7 +59,7 @@ def wait_for(what, seconds, condition, *args):
     end = time.monotonic() + seconds
     while not (value := condition(*args)):
         assert time.monotonic() < end, f"waited {seconds} s in vain for {what}"
-        time.sleep(0.2)
+        time.sleep(0.05)
     return value
 
 
@@ -156,13 +156,14 @@ def test_a_grid_from_sbatch_to_the_table_equals_the_one_run_here_without_a_netwo
     diverged = {"method": "noclip", "seed": 7, "learning_rate": "1e+30"}
     local = start_without_network(slurm, write_grid(here, axes=axes), here)
     grid = write_grid(there, axes=axes, cells={"diverged": diverged})
+    caught = ThreadPoolExecutor().submit(freeze, there / "runs/demo/noclip/seed0", rows=2)
     array, _ = submit(slurm, grid)
 
     again = maths_grid(slurm, grid, "--submit")
     assert (again.returncode, len(queue(slurm))) == (0, 6) and "nothing to submit" in again.stdout
     listed = maths_grid(slurm, grid, "--list").stdout
     assert re.search(r"^ +4  runs/demo/diverged/seed7 +queued +JobArrayTaskLimit$", listed, re.M), listed
-    pid = freeze(there / "runs/demo/noclip/seed0", rows=2)
+    pid = caught.result()
     assert re.search(r"noclip/seed0 +running +step \d of 8, ", maths_grid(slurm, grid, "--list").stdout)
     call(slurm, "scancel", f"{array}_0")
     thaw(pid, signal.SIGTERM)
@@ -220,12 +221,10 @@ def disturbed(slurm, tmp_path_factory):
     }
     runs = {name: folder / name / "demo/pspo/seed0" for name in grids}
     nodes = ["--gres", "gpu:a100:2"]  # the whole of one, so that each cell has its own
-    jobs = {
-        name: submit(slurm, grids[name], *flags)[0]
-        for name, flags in (("down", nodes), ("wall", nodes), ("taken", SCAVENGER))
-    }
-    with ThreadPoolExecutor() as pool:
-        pids = dict(zip(jobs, pool.map(freeze, [runs[name] for name in jobs]), strict=True))
+    with ThreadPoolExecutor() as pool:  # each is caught as soon as it trains
+        caught = {name: pool.submit(freeze, runs[name]) for name in ("down", "wall", "taken")}
+        jobs = {name: submit(slurm, grids[name], *(SCAVENGER if name == "taken" else nodes))[0] for name in caught}
+        pids = {name: future.result() for name, future in caught.items()}
     node = call(slurm, "squeue", "--noheader", "--jobs", f"{jobs['down']}_0", "--format=%N").strip()
     call(slurm, "scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     thaw(pids["down"], signal.SIGTERM)
