@@ -22,6 +22,7 @@ import math
 import os
 import sys
 import warnings
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -263,7 +264,7 @@ def load_policy(model_path, model_config, tokenizer):
 
 
 def choose_sampler(args, config, model_config):
-    """("own", why) or ("trl", why): what completes the prompts. Raises BadInput where --sampler own cannot."""
+    """("own", why), ("trl", why) or ("trial", why): what completes the prompts. Raises BadInput where own cannot."""
     obstacles = {
         "--min_p": config.min_p is not None,
         "--repetition_penalty": config.repetition_penalty != 1.0,
@@ -280,11 +281,24 @@ def choose_sampler(args, config, model_config):
         return "trl", "asked for"
     if args.sampler == "own" and found:
         raise BadInput(f"--sampler own cannot do {found}: leave it out, or use --sampler trl")
-    return ("trl", f"{found} needs it") if found else ("own", "held against a forward pass at its first batch")
+    if found:
+        return "trl", f"{found} needs it"
+    if args.sampler == "own" or config.use_cpu:
+        return "own", "held against a forward pass at its first batch"
+    return "trial", "ours and TRL's own path answer the first batch, the faster one stays"
 
 
-def make_trainer(args, config, model_config, model, tokenizer, data):
-    """TRL's GRPOTrainer or SFTTrainer for this run."""
+def settle_sampler(path, record, processes, seconds):
+    """The faster of {"own": seconds, "trl": seconds}, written into run.json: the run keeps to it when continued."""
+    record["sampler"] = min(seconds, key=seconds.get)
+    if processes.is_main_process:
+        write_json(path / "run.json", record)
+        print(f"sampler: {record['sampler']} (first batch: own {seconds['own']:.1f} s, trl {seconds['trl']:.1f} s)")
+    return record["sampler"]
+
+
+def make_trainer(args, config, model_config, model, tokenizer, data, settle=None):
+    """TRL's GRPOTrainer or SFTTrainer for this run; settle: see make_rollout."""
     from trl import GRPOTrainer, SFTTrainer, get_peft_config
 
     common = {
@@ -299,7 +313,7 @@ def make_trainer(args, config, model_config, model, tokenizer, data):
         return SFTTrainer(**common)
     from maths_generation import make_rollout  # imports torch
 
-    rollout = make_rollout(config.seed, tokenizer) if args.sampler == "own" else None
+    rollout = None if args.sampler == "trl" else make_rollout(config.seed, tokenizer, settle)
     return GRPOTrainer(reward_funcs=list(REWARDS), rollout_func=rollout, **common)
 
 
@@ -413,12 +427,14 @@ def run_training(args, config, model_config, values, model_path):
         say(f"{path} is finished; --overwrite starts it afresh")
         return 0
     say("\n".join(describe(config, model_config.dtype, len(data["train"]), processes.num_processes)))
+    if args.sampler == "trial" and "sampler" in record:
+        args.sampler, why = record["sampler"], "it was the faster one when the run began"
     if args.sampler:
         say(f"sampler: {args.sampler} ({why})")
     say(f"continuing from {checkpoint}" if checkpoint else f"starting {path}")
-    trainer = make_trainer(
-        args, config, model_config, load_policy(model_path, model_config, tokenizer), tokenizer, data
-    )
+    policy = load_policy(model_path, model_config, tokenizer)
+    settle = partial(settle_sampler, path, record, processes) if args.sampler == "trial" else None
+    trainer = make_trainer(args, config, model_config, policy, tokenizer, data, settle)
     return finish_training(args, trainer, path, record, rows, checkpoint, say)
 
 

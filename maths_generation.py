@@ -21,7 +21,9 @@ start with it, on the device at hand.
 
 import os
 import sys
+import time
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain, groupby, islice
 from typing import NamedTuple
 
@@ -490,27 +492,60 @@ def rollout_requests(prompts, trainer, tokenizer, seed):
     ]
 
 
-def make_rollout(seed, tokenizer):
+def answer_with_trl(prompts, trainer):
+    """What TRL's own generation makes of the prompts, as a rollout_func returns it."""
+    ids, images, fields = trainer._tokenize_prompts(prompts)
+    count = trainer.num_generations if trainer.model.training else trainer.num_generations_eval
+    completions, logps = trainer._generate_single_turn(ids, images, fields, count)
+    return {"prompt_ids": ids, "completion_ids": completions, "logprobs": logps}
+
+
+def time_paths(paths, accelerator):
+    """{name: seconds} of calls, the slowest process's, each made once before; global random numbers are put back."""
+    seconds = []  # both paths end with token ids on the CPU, so the device has nothing left to do
+    with torch.random.fork_rng(devices=[accelerator.device] if accelerator.device.type == "cuda" else []):
+        for path in paths.values():
+            path()
+            begun = time.perf_counter()
+            path()
+            seconds.append(time.perf_counter() - begun)
+    every = accelerator.gather(torch.tensor([seconds], device=accelerator.device))
+    return dict(zip(paths, every.amax(0).tolist(), strict=True))
+
+
+def draw(requests, trainer, pad_token_id, check=None):
+    """(completions of the Requests by the policy as it is now, what check(model, completions) says)."""
+    from trl.models import unwrap_model_for_generation
+
+    settings = (trainer.temperature, trainer.top_p, trainer.top_k, trainer.max_completion_length, trainer.eos_token_ids)
+    with (
+        unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model,
+        trainer.accelerator.autocast(),
+    ):
+        completions = generate(model, requests, Sampling(*settings, pad_token_id), ROLLOUT_ROWS)
+        return completions, check and check(model, requests, completions, trainer.temperature)
+
+
+def make_rollout(seed, tokenizer, settle=None):
     """A rollout_func for GRPOTrainer: this sampler, which reads a prompt once for all its samples.
 
     The first generation is held against a forward pass, which raises BadInput; the difference is logged all along,
     under the name that TRL gives it for vLLM.
-    """
-    from trl.models import unwrap_model_for_generation
 
-    checks = [check_sampler]
+    settle({"own": seconds, "trl": seconds}) -> "own" or "trl" is asked once, about the first batch: on a GPU, where a
+    step of a deep model costs the launches of its kernels, TRL's own path may be faster. It then takes over for good.
+    """
+    checks, trials, pad = [check_sampler], [settle] if settle else [], tokenizer.pad_token_id
 
     def rollout(prompts, trainer):
         requests = rollout_requests(prompts, trainer, tokenizer, seed)
-        truncation = (trainer.temperature, trainer.top_p, trainer.top_k, trainer.max_completion_length)
-        sampling = Sampling(*truncation, trainer.eos_token_ids, tokenizer.pad_token_id)
-        with (
-            unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model,
-            trainer.accelerator.autocast(),
-        ):
-            completions = generate(model, requests, sampling, ROLLOUT_ROWS)
-            check = checks.pop() if checks else logp_difference
-            difference = check(model, requests, completions, trainer.temperature)
+        if trials:
+            paths = {"own": partial(draw, requests, trainer, pad), "trl": partial(answer_with_trl, prompts, trainer)}
+            if trials.pop()(time_paths(paths, trainer.accelerator)) == "trl":
+                trainer.rollout_func = None
+                return answer_with_trl(prompts, trainer)
+        check = checks.pop() if checks else logp_difference
+        completions, difference = draw(requests, trainer, pad, check)
         difference = trainer.accelerator.gather(torch.tensor([difference], device=trainer.accelerator.device))
         mode = "train" if trainer.model.training else "eval"
         trainer._metrics[mode]["sampling/sampling_logp_difference/mean"].append(difference.mean().item())
