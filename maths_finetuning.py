@@ -311,7 +311,7 @@ def make_trainer(args, config, model_config, model, tokenizer, data, settle=None
     }
     if args.trust_region_method == "sft":
         return SFTTrainer(**common)
-    from maths_generation import make_rollout  # imports torch
+    from maths_rollout import make_rollout  # imports torch
 
     rollout = None if args.sampler == "trl" else make_rollout(config.seed, tokenizer, settle)
     return GRPOTrainer(reward_funcs=list(REWARDS), rollout_func=rollout, **common)

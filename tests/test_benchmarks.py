@@ -52,17 +52,17 @@ def test_every_benchmark_runs_at_its_smallest_size(script, flags, tmp_path):
 
 FORCED = """
 import sys
-import maths_finetuning, maths_generation
+import maths_finetuning, maths_rollout
 from maths_common import run_script
 winner, argv = sys.argv[1], sys.argv[2:]
-measured = maths_generation.time_paths
+measured = maths_rollout.time_paths
 
 def forced(paths, accelerator):
     if winner == "none":
         raise AssertionError("a continued run makes no trial")
     return {name: seconds + 1000 * (name != winner) for name, seconds in measured(paths, accelerator).items()}
 
-maths_generation.time_paths = forced
+maths_rollout.time_paths = forced
 if "--sampler" not in argv:
     maths_finetuning.choose_sampler = lambda *_: ("trial", "forced")
 sys.argv = ["maths_finetuning.py", *argv]

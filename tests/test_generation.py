@@ -27,8 +27,8 @@ from maths_generation import (
     forward_logps,
     generate,
     sample_tokens,
-    split_groups,
 )
+from maths_rollout import rollout_requests, split_groups
 from maths_runs import SAMPLER_VERSION
 
 VOCABULARY, END, PAD = 40, 2, 0
@@ -394,7 +394,7 @@ def test_the_version_is_raised_when_the_same_seed_draws_other_tokens():
     )
     drawn = []
     for trainer.model.training in (True, False):
-        requests = maths_generation.rollout_requests(["ab"] * 2 + ["c"] * 4, trainer, tokenizer, seed=5)
+        requests = rollout_requests(["ab"] * 2 + ["c"] * 4, trainer, tokenizer, seed=5)
         drawn.append([(r.ids, r.seed, list(r.samples)) for r in requests])
     logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(12, -1)
     uniforms = torch.from_numpy(draw_uniforms(7, 3, 12))
