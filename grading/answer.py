@@ -1,7 +1,4 @@
-r"""Find where the final answer of a completion stands: after `####`, in `\boxed{}`, after "answer is", or at the end.
-
-Each rule looks at a bounded part of the text, from its end.
-"""
+r"""Find where the final answer of a completion stands, looking at a bounded part of the text from its end."""
 
 import re
 
@@ -147,9 +144,8 @@ def _last_formula(text):
 def extract_answer(completion, kind="integer"):
     r"""Where the final answer of a completion stands; thoughts and what follows an end token do not count.
 
-    Args: completion: any text. kind: one of KINDS; it decides which rule goes first and what the last resort is.
-    Returns (answer, rule): the raw answer text or None, and the rule: "####", "boxed", "answer is", "last number",
-    "last formula", "last sentence", or "none"."""
+    Returns (answer, rule): the raw text or None, and "####", "boxed", "answer is", "last number", "last formula",
+    "last sentence", or "none"; kind, one of KINDS, decides which rule goes first and what the last resort is."""
     thought, _, said = completion.rpartition("</think>")
     completion = said if said.strip() else thought
     if "<|" in completion or "</s>" in completion or "[INST]" in completion:

@@ -154,9 +154,7 @@ BOUND_RE = re.compile(r"\b(?:(?:less|more|fewer|greater|larger|smaller) than|at 
 
 
 def same_latex(answer, gold):
-    """Whether two answers mean the same: True, False, or None when only math-verify can say.
-
-    Args: answer, gold: both from normal_form()."""
+    """Whether two normal forms mean the same: True, False, or None when only math-verify can say."""
     a, g = squeeze(answer), squeeze(gold)
     if a.replace(" ", "") == g.replace(" ", ""):
         return True

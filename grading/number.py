@@ -1,7 +1,6 @@
 r"""Read the one number that an answer says: '$1,234.50', 'x = 18 cm', 'eighteen', '9*2', '\frac{1}{2}'.
 
-Numbers are exact fractions; text is only ever read by the small parser here and never evaluated, and each regular
-expression takes time in proportion to the text, which is at most ANSWER_CHARS long.
+Numbers are exact; text is read by the small parser here, never evaluated, and is at most ANSWER_CHARS long.
 """
 
 import re
@@ -182,9 +181,7 @@ def _result(text):
 
 
 def read_plain_number(text):
-    """The one number that a marked answer says, exactly.
-
-    Args: text: from plain_text. Returns a Fraction. Raises NotANumber for none, several, a bound, or code."""
+    """The one number that a plain_text says, a Fraction. Raises NotANumber for none, several, a bound, or code."""
     text = _result(text)
     if " or " in text:
         return _same_alternatives(text)

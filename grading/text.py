@@ -1,7 +1,6 @@
 r"""Model output as plain text: one spelling of each sign, without markup and without LaTeX that only formats.
 
-Everything that compares answers applies `clean` to the answer and to the gold answer alike, so that a wrapper, a space
-or a degree sign on one side only makes no difference.
+`clean` is applied to answer and gold alike, so that a wrapper or a space on one side makes no difference.
 """
 
 import re

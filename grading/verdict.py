@@ -62,10 +62,7 @@ def _settle(completion, gold):
 
 
 def grade(completion, gold, kind=None):
-    r"""Grade one completion.
-
-    Args: completion: any text. gold: the gold answer, canonical or raw. kind: one of KINDS; None infers it.
-    Returns a Grade. Raises ValueError for a gold answer that cannot be read, never for a completion."""
+    """The Grade of one completion; kind None infers it. Raises ValueError for a gold that cannot be read, only."""
     return grade_batch([completion], [gold], [kind])[0]
 
 

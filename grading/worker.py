@@ -1,7 +1,6 @@
 """Ask math-verify whether two LaTeX answers are equal, in worker processes that can be killed.
 
-math-verify raises in any thread but the main one, takes seconds and hundreds of megabytes over hostile text, and
-cancels an outer SIGALRM without a word: hence the processes, their limits, and counts of what happened to them.
+It raises in threads, cancels an outer SIGALRM, and takes seconds and hundreds of megabytes over hostile text.
 """
 
 import contextlib

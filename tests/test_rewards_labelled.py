@@ -1,10 +1,11 @@
 """The grader against labelled outputs of real models, and against every gold answer of the four data sets."""
 
 import json
+import random
 
 import pytest
 
-from grading import grade, parse_gold
+from grading import Grade, grade, parse_gold, verdict
 
 
 def rows(path):
@@ -16,11 +17,11 @@ AGREEMENT = {  # file: least share of verdicts that agree with the labels
     "gsm8k_openai_hash": 1.0,
     "gsm8k_openai_A": 1.0,
     "mr_gsm8k_human": 1.0,
-    "tora_gsm8k": 0.995,
+    "tora_gsm8k": 0.998,
     "qwen_math_cot_100": 0.99,
     "rasbt_math500_gpt": 0.99,
     "rasbt_math500_qwen3": 0.99,
-    "handmade_edge": 0.95,
+    "handmade_edge": 0.98,
 }
 
 
@@ -69,11 +70,13 @@ def test_math500_golds_are_told_apart(shared):
             {"40", "40_9"}, {"15", r"15\mbox{ cm}^2"}, {"10080", r"10,\!080"}, {r"\frac14", r"\frac{1}{4}"},
             {r"2 \sqrt{5}", r"2\sqrt{5}"}, {"-2,1", "1,-2", "(-2,1)"}]  # fmt: skip
     answers = sorted({raw for raw, _ in golds(shared, "MATH-500")})
-    for a in answers:
-        for g in answers:
-            expected = a == g or any({a, g} <= group for group in same)
-            if not expected:
-                assert not grade(f"\\boxed{{{a}}}", g, "latex").correct, (a, g)
+    pairs = [(a, g) for a in answers for g in answers if a != g and not any({a, g} <= group for group in same)]
+    settled = [(a, g, verdict._settle(f"\\boxed{{{a}}}", parse_gold(g, "latex"))) for a, g in pairs]
+    assert not [(a, g) for a, g, result in settled if isinstance(result, Grade) and result.correct]
+    left = [(a, g) for a, g, result in settled if not isinstance(result, Grade)]
+    assert len(left) < 0.2 * len(pairs)
+    for a, g in random.Random(0).sample(left, 400):  # minutes for all of them
+        assert not grade(f"\\boxed{{{a}}}", g, "latex").correct, (a, g)
 
 
 @pytest.mark.parametrize("form", ["{}", "Answer: {}", "### Answer\n\n{}", "#### Answer:\n\n{}"])
