@@ -1,5 +1,6 @@
 # make demo: the main job on the embedded default. make test: the tests. Both make their own environment first.
 # make study: when does a trust region matter? 280 short runs, two hours and a half on two cores; QUICK=1: 30, 20 minutes.
+# make bench: every figure of a CPU, about 25 minutes on two quiet cores; again: goes on with what is missing.
 # make nightly: the grader's property tests on 100,000 examples each, about 20 minutes on two cores.
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 BIN := .venv/bin
@@ -8,7 +9,7 @@ THREADS ?= $(shell nproc)
 export OMP_NUM_THREADS ?= $(THREADS)
 STUDY := recipes/study$(if $(QUICK),_quick).yaml
 
-.PHONY: demo study test lint nightly clean
+.PHONY: demo study test lint bench nightly clean
 
 demo: .venv/patched
 	$(PY) maths_finetuning.py --model demo --trust_region_method pspo --seed 0
@@ -34,6 +35,10 @@ test: .venv/patched
 lint: .venv/patched
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+bench: .venv/patched
+	$(PY) benchmarks/cpu.py $(BENCH_ARGS)
+	$(PY) benchmarks/readme.py
 
 nightly: .venv/patched
 	HYPOTHESIS_PROFILE=nightly $(PY) -m pytest tests/test_rewards.py -m hypothesis -n $(THREADS) --dist worksteal -vv
