@@ -21,7 +21,7 @@ from maths_datasets import find_dataset, load_maths_dataset
 
 PAGE = ROOT / "page"
 MAX_COMPLETIONS = 200_000  # in the page; beyond, the first samples of each problem, then every n-th problem
-MAX_CHARACTERS = 120_000_000  # of them all
+MAX_CHARACTERS = 200_000_000  # of them all
 CHUNK = 2000  # completions that are packed together, and unpacked when one of their problems is opened
 
 

@@ -45,6 +45,12 @@ function twoLines(first, second) {
   return box;
 }
 
+function methodCell(r) {
+  const box = twoLines(r.method, [r.model, r.setting].filter(known).join(", "));
+  if (r.baseline) box.append(make("div", `against ${r.baseline}`, { class: "small" }));
+  return box;
+}
+
 const difference = (r) => twoLines(
   known(r.difference) ? `${percent(r.difference, true)} (${ends(r.difference_low_problems, r.difference_high_problems, true)})` : "",
   known(r.difference) ? `seeds too: ${ends(r.difference_low, r.difference_high, true)}` : "");
@@ -53,15 +59,14 @@ const passes = (r, kind) => Object.keys(r).filter((k) => k.startsWith(kind)).map
 const best = (r, kind) => { const k = Math.max(...passes(r, kind)); return k > 0 && r[kind + k]; };
 
 const RESULTS = [ // title, value to sort by, what is shown, class
-  ["method", (r) => r.method, (r) => twoLines(r.method, r.baseline ? `against ${r.baseline}` : ""), ""],
-  ["model", (r) => r.model, null, ""], ["setting", (r) => r.setting, null, "words"],
+  ["method", (r) => r.method, methodCell, "method"],
   ["data set", (r) => r.data_set, null, ""], ["T", (r) => r.temperature, null, "number"],
-  ["seeds", (r) => r.seeds, null, "number"], ["each seed, 0 to 100 %", (r) => r.accuracy, seedDots, ""],
   ["accuracy, %", (r) => r.accuracy,
     (r) => twoLines(`${percent(r.accuracy)} (${ends(r.low_problems, r.high_problems)})`, `seeds too: ${ends(r.low, r.high)}`), ""],
   ["difference, points", (r) => r.difference, difference, ""],
   ["p, Holm", (r) => r.p_holm, (r) => (known(r.difference) ? chance(r.p_holm) : ""), "number"],
   ["verdict", (r) => r.verdict, null, "words"],
+  ["seeds", (r) => r.seeds, null, "number"], ["each seed, 0 to 100 %", (r) => r.accuracy, seedDots, ""],
   ["detectable", (r) => r.detectable, (r) => (known(r.difference) ? percent(r.detectable) : ""), "number"],
   ["chance to beat", (r) => r.improvement_probability, (r) => (known(r.difference) ? chance(r.improvement_probability) : ""), "number"],
   ["rate", (r) => r.learning_rate, rate, ""],
@@ -249,7 +254,7 @@ async function openProblem(at) {
 }
 
 function showAnswers(view, problem, answers) {
-  const grid = make("div", null, { class: "answers" });
+  const grid = make("div", null, { class: "answers", tabindex: "0", role: "region", "aria-label": "Answers" });
   let columns = methodsNow().filter((m) => answers[m]);
   const blind = byId("blind").checked, seed = byId("blind-seed").value;
   const random = randomFrom(`${seed}|${view.data_set}|${view.temperature}|${problem.id}`);
