@@ -116,9 +116,7 @@ def hold_lock(path, busy):
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        # Half a second, because whoever only asks whether it is held has it for a moment. What acquire() returns is
-        # let go at the end of a `with`; the lock itself, entered once more, would stay held.
-        return FileLock(path / LOCK, timeout=0.5).acquire()
+        return FileLock(path / LOCK, timeout=0).acquire()  # the lock itself, entered once more, would stay held
     except Timeout:
         raise BadInput(busy) from None
     except OSError as error:

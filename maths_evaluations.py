@@ -500,6 +500,8 @@ def parse_args(argv=None):
     parser.add_argument("--cache_dir", help="default: $GRPSPO_CACHE, else ./cached_files")
     parser.add_argument("--regrade", action="store_true", help="grade the stored completions again; generates nothing")
     args = parser.parse_args(argv)
+    for name in args.datasets or ():
+        find_dataset(name)
     at_least_one = ("max_new_tokens", "limit", "batch_size")
     if bad := next((f for f in at_least_one if getattr(args, f) is not None and getattr(args, f) < 1), None):
         raise BadInput(f"--{bad} {getattr(args, bad)}: must be at least 1")

@@ -26,7 +26,6 @@ slurm/env.sh says what the site is like, and the environment (GRID_PARTITION) or
 
 import contextlib
 import difflib
-import importlib.util
 import itertools
 import json
 import os
@@ -44,7 +43,6 @@ from typing import NamedTuple
 import maths_finetuning
 import maths_slurm
 from maths_common import (
-    LOCK,
     ROOT,
     BadInput,
     get_cache_dir,
@@ -57,7 +55,9 @@ from maths_common import (
     write_json,
     write_text,
 )
+from maths_hyperparameters import read_field_names
 from maths_preflight import check_commands, check_data, check_room, check_site
+from maths_runs import EXIT_SAVED, is_live
 
 GRID_KEYS = ("axes", "cells", "train", "evaluate", "output_root")
 NAMING = ("model", "method", "seed")  # what every cell has, and what its directory is named by
@@ -68,7 +68,6 @@ OURS = {  # flags that no grid can give
     "model_path": "a cell evaluates what it trained",
     **dict.fromkeys(("overwrite", "print_config", "regrade"), "it is for one run, by hand"),
 }
-EXIT_SAVED = 75  # of maths_finetuning.py: saved, not finished; the same command goes on
 STATES = ("waiting", "queued", "running", "stopped", "trained", "evaluated")
 TO_DO = ("waiting", "stopped", "trained")
 LOGS = Path("logs")
@@ -154,11 +153,8 @@ def check_value(key, value, words, place):
 @cache
 def training_flags():
     """Names of maths_finetuning.py's flags, read in the source that states them: importing TRL takes 4 s."""
-    trl, transformers = (Path(importlib.util.find_spec(name).origin).parent for name in ("trl", "transformers"))
-    sources = [trl / f"trainer/{name}_config.py" for name in ("base", "grpo", "sft", "model")]
-    texts = [file.read_text(encoding="utf-8") for file in [*sources, transformers / "training_args.py"]]
     own = re.findall(r'add_argument\(\s*"--(\w+)"', (ROOT / "maths_finetuning.py").read_text(encoding="utf-8"))
-    return {*own, *(name for text in texts for name in re.findall(r"^    (\w+): ", text, re.M))}
+    return {*own, *read_field_names("sft"), *read_field_names("clip")}
 
 
 def combine(axes):
@@ -173,8 +169,8 @@ def make_cell(index, name, own, values, root, grid):
         if key not in values:
             raise BadInput(f"cell {name or index} has no {key}: add it to the axes")
     method, model, seed = values["method"], str(values["model"]), values["seed"]
-    if method not in maths_finetuning.METHODS:
-        raise BadInput(f"unknown method {method!r}: choose from {', '.join(maths_finetuning.METHODS)}")
+    if method not in maths_finetuning.methods():
+        raise BadInput(f"unknown method {method!r}: choose from {', '.join(maths_finetuning.methods())}")
     shown = [k for k in sorted(values) if k not in NAMING and (k not in own or isinstance(own[k], list))]
     name = "-".join([name or method, *(f"{key}={to_text(values[key])}" for key in shown)])
     run_dir = root / safe(Path(model).name) / safe(name) / safe(f"seed{to_text(seed)}")
@@ -227,7 +223,7 @@ def cell_state(cell, queue=None):
     state, reason = (queue or {}).get(cell.run_dir.resolve(), (None, ""))
     if state == "queued":
         return state, reason
-    if state == "running" or is_locked(cell.run_dir) or is_locked(cell.run_dir / "evaluations"):
+    if state == "running" or is_live(cell.run_dir) or is_live(cell.run_dir / "evaluations"):
         return "running", "evaluation" if finished else show_progress(cell, record)
     if finished and is_evaluated(cell):
         return "evaluated", ""
@@ -245,18 +241,6 @@ def is_evaluated(cell):
     except BadInput:
         return False
     return done == {"flags": cell.evaluate[4:]} and (cell.run_dir / "evaluations/summary.json").is_file()
-
-
-def is_locked(directory):
-    """Whether a process of this machine holds a directory's lock.
-
-    The kernel's list is read, since trying the lock, even for an instant, could keep a run from starting. Processes of
-    other machines are not in it: of those the queue knows.
-    """
-    try:
-        return f":{(directory / LOCK).stat().st_ino} " in Path("/proc/locks").read_text(encoding="ascii")
-    except OSError:
-        return False
 
 
 def show_progress(cell, record):

@@ -205,7 +205,7 @@ def test_flags_that_only_the_scripts_can_judge_are_judged_before_anything_runs()
         check(axes={**AXES, "method": ["sft"], "num_iterations": [2]})
     with pytest.raises(BadInput, match=r"cell 0.*--limit 0"):
         check(evaluate={"limit": 0})
-    with pytest.raises(BadInput, match=r"cell 0.*datasets"):
+    with pytest.raises(BadInput, match=r"cell 0.*data set"):
         check(evaluate={"datasets": ["gsm9k"]})
 
 
@@ -543,5 +543,5 @@ def test_a_cell_is_not_requeued_for_ever(monkeypatch, done, most, again):
 
 
 def test_all_methods_of_the_training_script_are_known():
-    cells = read_grid(write_grid(axes={**AXES, "method": list(maths_finetuning.METHODS)}))
-    assert len(cells) == 2 * len(maths_finetuning.METHODS)
+    cells = read_grid(write_grid(axes={**AXES, "method": list(maths_finetuning.methods())}))
+    assert len(cells) == 2 * len(maths_finetuning.methods())

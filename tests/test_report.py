@@ -496,7 +496,9 @@ def test_nothing_is_wider_than_the_screen_and_no_two_parts_overlap(page, width):
     page.locator("#problems button").first.click()
     page.wait_for_selector("#problem .card")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    boxes = [b.bounding_box() for b in page.locator("section > *:visible, #problem > *:visible").all()]
+    boxes = [
+        b.bounding_box() for b in page.locator("main > section > *:visible, #problem > *:visible, #problem h4").all()
+    ]
     boxes = [b for b in boxes if b and b["height"] and b["x"] >= 0]
     for a, b in itertools.combinations(boxes, 2):
         inside = all(a[k] <= b[k] and b[k] + b[s] <= a[k] + a[s] + 1 for k, s in (("x", "width"), ("y", "height")))
