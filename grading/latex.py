@@ -14,6 +14,7 @@ from .text import END, clean, compile_table
 # ---- the normal form
 
 FUNCTIONS = "(?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln|sqrt|pi|infty|theta"
+ATOM = r"\d*\\pi|\d*\\sqrt\{\d+\}|\d+"  # 2\pi, 3\sqrt{13}, 14
 NORMAL = compile_table(
     [
         (rf"^.*\\to{END}", ""),  # x + 2 = 20 \implies x = 18
@@ -26,11 +27,12 @@ NORMAL = compile_table(
         (r"(?<=\)) ?U ?(?=\()", r"\\cup "),
         (r"\b(?:infinity|inf|oo)\b|\+\s*\\infty", r"\\infty"),
         (rf"(?<![\\A-Za-z])({FUNCTIONS}){END}", r"\\\1"),  # 2pi
-        (r"[\[(]?\s*\\(begin|end)\s*\{(?:[a-zA-Z]*matrix|array)\}(?:\{[lcr|\s]*\})?\s*[\])]?", r"\\\1{pmatrix}"),
+        (r"[\[(]?\s*\\(begin|end)\s*\{(?:[a-zA-Z]*matrix|array)\}(?:\{[lcr|\s]*\})?\s*[\])]?", r"\\\1{pmatrix} "),
         (r"\*\*", "^"),  # Python's power
         (r"\^\(([^()]*)\)", r"^{\1}"),  # 13^(1/2)
         (r"(?<=\d)[eE](-?\d{1,3})(?![\d.])", r"*10^{\1}"),  # 6.72e-5
         (r"(?<![\d/.])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d/.])", r"\1\\frac{\2}{\3}"),  # 4 2/3
+        (rf"(?<![\w)}}^/.!])({ATOM})\s*/\s*({ATOM})(?!\s*[\w(^/.!])", r"\\frac{\1}{\2}"),  # 14/3, 2\pi/3
     ]
 )
 THOUSANDS_RE = re.compile(r"(?<![\d.,(⦃\[])(\d{1,3})((?:,\s?\d{3})+|(?: \d{3})+)(?![\d,])")  # 58,500
