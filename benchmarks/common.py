@@ -136,12 +136,12 @@ def count_parameters(model):
     return sum(p.numel() for p in model.parameters())
 
 
-def save_shape(name, folder):
+def save_shape(name, folder, device="cpu"):
     """Save a random model of a published shape in bf16 with the demo's tokenizer; returns its parameter count."""
     import torch
     from transformers import AutoTokenizer, GenerationConfig
 
-    model, tokenizer = make_shape(name, dtype=torch.bfloat16), AutoTokenizer.from_pretrained(DEMO_MODEL)
+    model, tokenizer = make_shape(name, device, torch.bfloat16), AutoTokenizer.from_pretrained(DEMO_MODEL)
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     model.config.update(ends)
     model.generation_config = GenerationConfig(**ends)

@@ -187,7 +187,7 @@ def compare_with_vllm(options):
 
     for shape in options.shape:
         with tempfile.TemporaryDirectory() as folder:
-            save_shape(shape, folder)
+            save_shape(shape, folder, options.device)
             llm = LLM(model=folder, skip_tokenizer_init=True, gpu_memory_utilization=0.4, max_model_len=512)
 
             def make_vllm(model, rows, new, llm=llm):
@@ -266,7 +266,7 @@ PARTS = {
     "right": Part(check_right, 90),
     "ours": Part(measure_ours, 120),
     "plain": engine_part(make_generate, "model.generate", 150),
-    "step": Part(with_trl("training step", measure_training), 200),
+    "step": Part(with_trl("training step", measure_training), 240),
     "patch": Part(with_trl("cost of the patch", patch_cost.measure), 120),
     "static": engine_part(make_static, "static cache, compiled", 200),
     "continuous": Part(compare_with_continuous, 120),

@@ -9,6 +9,7 @@ checkpointing ("quick start"). Then with our micro-batches of 64, and with autoc
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import resource
@@ -188,47 +189,64 @@ def describe_spans(spans, total):
     return ", ".join(f"{name} {100 * s / total:.0f} %" for name, s in sorted(shares.items(), key=lambda x: -x[1]))
 
 
-def measure_step(shape, device, rows, accumulation, quick, peak_flops):
-    """Rows: seconds of one step of pspo at a shape and micro-batch, its parts, memory and hours of the paper's grid."""
-    import torch
-    from transformers import PrinterCallback
+def time_step(folder, device, rows, accumulation, quick):
+    """(seconds of one step of pspo, {part: seconds of it}, tokens of it), after a generation cycle to warm up."""
+    from transformers import PrinterCallback, TrainerCallback
 
-    name, tokens, spans = f"training step, {shape}, micro-batches of {rows}", [], {}
-    with tempfile.TemporaryDirectory() as folder:
-        parameters = save_shape(shape, folder)
-        settings = {"learning_rate": 5e-7, "num_iterations": 2, "max_steps": 4}
-        settings |= {"per_device_train_batch_size": rows, "gradient_accumulation_steps": accumulation}
-        settings |= {"max_completion_length": 8 if quick else 128, "num_generations": 4}
-        trainer = make_ours(folder, "pspo", device, settings, f"{folder}/run")
-        trainer.remove_callback(PrinterCallback)
-        take_apart(trainer, spans, tokens, device)
-        synchronize(device)
-        begun = time.perf_counter()
-        trainer.train()
-        synchronize(device)
-    total, steps = time.perf_counter() - begun, 4
+    tokens, spans, marks = [], {}, []
+    settings = {"learning_rate": 5e-7, "num_iterations": 2, "max_steps": 4}
+    settings |= {"per_device_train_batch_size": rows, "gradient_accumulation_steps": accumulation}
+    settings |= {"max_completion_length": 8 if quick else 128, "num_generations": 4}
+    trainer = make_ours(folder, "pspo", device, settings, f"{folder}/run")
+    trainer.remove_callback(PrinterCallback)
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            synchronize(device)
+            marks.append(time.perf_counter())
+            if state.global_step == 2:
+                spans.clear()
+                tokens.clear()
+
+    trainer.add_callback(Clock())
+    take_apart(trainer, spans, tokens, device)
+    trainer.train()
+    return (marks[3] - marks[1]) / 2, {name: seconds / 2 for name, seconds in spans.items()}, sum(tokens) / 2
+
+
+def describe_step(shape, device, rows, measured, parameters, peak_flops):
+    """Rows: a step's seconds and parts, the hours of the paper's grid, on a GPU the peak of its memory."""
+    import torch
+
+    seconds, spans, tokens = measured
     # Kaplan et al. 2020, arXiv 2001.08361, section 2.1: 6 floating-point operations a parameter and token, both passes.
-    rate = 6 * parameters * sum(tokens) / (spans["forward"] + spans["backward"])
-    note = f"{describe_spans(spans, total)}; forward and backward {rate / 1e12:.3g} TFLOP/s, {rate / peak_flops:.0%}"
-    yield make_row(name, total / steps, "s", note=f"{note} of this device's matrix product")
-    yield make_row(f"the paper's grid, {shape}, {rows}", total / steps * PAPER_STEPS / 3600, "hours")
+    rate = 6 * parameters * tokens / (spans["forward"] + spans["backward"])
+    note = f"{describe_spans(spans, seconds)}; forward and backward {rate / 1e12:.3g} TFLOP/s, {rate / peak_flops:.0%}"
+    name = f"training step, {shape}, micro-batches of {rows}"
+    yield make_row(name, seconds, "s", note=f"{note} of this device's matrix product")
+    yield make_row(f"the paper's grid, {shape}, {rows}", seconds * PAPER_STEPS / 3600, "hours", note="no validation")
     if device == "cuda":
         yield make_row(f"peak memory, {shape}, {rows}", torch.cuda.max_memory_allocated() / 1e9, "GB")
 
 
 def measure_steps(options, peak_flops):
-    """measure_step for every shape and micro-batch asked for; one that does not fit the memory says so."""
+    """describe_step for every shape and micro-batch asked for; one that does not fit the memory says so."""
     import torch
 
+    cuda = options.device == "cuda"
     for shape in options.shape:
-        for rows, accumulation in ((4, 2),) if options.quick else MICRO_BATCHES:
-            try:
-                yield from measure_step(shape, options.device, rows, accumulation, options.quick, peak_flops)
-            except torch.OutOfMemoryError:
-                yield not_run(f"training step, {shape}, micro-batches of {rows}", "it does not fit this card's memory")
-            if options.device == "cuda":
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
+        with tempfile.TemporaryDirectory() as folder:
+            parameters = save_shape(shape, folder, options.device)
+            for rows, accumulation in ((4, 2),) if options.quick else MICRO_BATCHES:
+                try:
+                    measured = time_step(folder, options.device, rows, accumulation, options.quick)
+                    yield from describe_step(shape, options.device, rows, measured, parameters, peak_flops)
+                except torch.OutOfMemoryError:
+                    yield not_run(f"training step, {shape}, micro-batches of {rows}", "too large for this card")
+                if cuda:
+                    gc.collect()  # a trainer and its callbacks hold each other
+                    torch.cuda.empty_cache()
+                    torch.cuda.reset_peak_memory_stats()
 
 
 if __name__ == "__main__":  # one variant in a process of its own, for compare_with_stock
