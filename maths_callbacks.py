@@ -18,6 +18,7 @@ from transformers import ProgressCallback, TrainerCallback
 from maths_common import free_bytes, size_text, write_json
 from maths_runs import list_checkpoints, list_files, seal_checkpoint
 
+TWICE_SECONDS = 2.0  # signals closer than that are one: to the job's shell and to the process
 STALLED_STEPS = 100  # steps in a row in which no prompt had two different rewards: nothing was learnt in any of them
 
 
@@ -88,10 +89,12 @@ class Run(TrainerCallback):
             signal.signal(number, self.on_signal)
 
     def on_signal(self, number, frame):
-        """The first signal asks for a checkpoint, the second ends the process at once."""
-        if self.signal is not None:
+        """The first signal asks for a checkpoint, a later one ends the process; a batch system may send one twice."""
+        if self.signal is not None and time.monotonic() - self.signalled > TWICE_SECONDS:
             os._exit(128 + number)
-        self.signal = number
+        if self.signal is not None:
+            return
+        self.signal, self.signalled = number, time.monotonic()
         os.write(2, f"\n{signal.Signals(number).name}: saving at the end of this generation cycle\n".encode())
 
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
@@ -122,7 +125,8 @@ class Run(TrainerCallback):
         """Whether any process has had a signal: all must agree to stop at the same step."""
         accelerator = self.trainer.accelerator
         flag = torch.tensor(float(self.signal is not None), device=accelerator.device)
-        self.signal = self.signal or (signal.SIGTERM if accelerator.reduce(flag).item() else None)
+        if accelerator.reduce(flag).item() and self.signal is None:
+            self.signal, self.signalled = signal.SIGTERM, time.monotonic()
         return self.signal is not None
 
     def checkpoint_sizes(self):

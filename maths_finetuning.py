@@ -14,7 +14,7 @@ Every field of TRL's GRPOConfig (SFTConfig for sft) and ModelConfig is a flag to
 flag beats the recipe, the recipe beats the table, and the table beats TRL's defaults: see --print_config.
 
 The same command again continues the run, or says that it is finished. SIGTERM and SIGUSR1 save at the end of the
-current generation cycle and exit with code 75 ("saved, not finished"); a second signal exits at once.
+current generation cycle and exit with code 75 ("saved, not finished"); a later signal exits at once.
 """
 
 import json

@@ -350,7 +350,7 @@ def run_task(cell):
     return code
 
 
-def run_grid(cells):
+def run_grid(grid, cells):
     """Run every cell that is not evaluated, one after another, and report; returns 1 if a cell failed."""
     failed, queue = [], read_queue()
     wanted = [cell for cell in cells if cell_state(cell, queue)[0] in TO_DO]
@@ -365,20 +365,18 @@ def run_grid(cells):
             return EXIT_SAVED
         if code:
             failed.append(cell)
-    report(cells)
+    report(grid, cells)
     for cell in failed:
         print(f"cell {cell.index}, {cell.run_dir}: failed: {last_line(cell.log)}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def report(cells):
-    """Print where every cell stands, the failed ones too, then a table of what is evaluated, a model at a time."""
+def report(grid, cells):
+    """Print where every cell stands, then maths_report.py's table of the grid, which names the failed ones too."""
     print_list(cells, read_queue())
-    for model in dict.fromkeys(cell.model for cell in cells):
-        runs = [cell.run_dir for cell in cells if cell.model == model and cell_state(cell)[0] == "evaluated"]
-        if len(runs) > 1:
-            print(f"\n{model}", flush=True)
-            subprocess.run([sys.executable, ROOT / "maths_report.py", *runs], check=False)
+    if any(cell_state(cell)[0] == "evaluated" for cell in cells):
+        print(flush=True)
+        subprocess.run([sys.executable, ROOT / "maths_report.py", grid], check=False)
 
 
 # ---- SLURM
@@ -488,7 +486,7 @@ def main():
         print_list(cells, read_queue())
         return 0
     if args.report:
-        report(cells)
+        report(args.grid, cells)
         return 0
     if args.submit or args.preflight:
         with contextlib.nullcontext() if args.dry_run else hold_lock(LOGS, "another --submit is under way here"):
@@ -501,7 +499,7 @@ def main():
         for cell in cells:
             print(shlex.join(cell.train), shlex.join(cell.evaluate), sep="\n")
         return 0
-    return run_grid(cells) if args.run else run_task(cells[0])
+    return run_grid(args.grid, cells) if args.run else run_task(cells[0])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Used by maths_finetuning.py (Probability Smoothing Policy Optimisation, arXiv 25
     GRPOTrainer(..., rollout_func=make_rollout(seed=0, tokenizer=tokenizer))
 """
 
+import math
 import time
 from functools import partial
 from itertools import groupby
@@ -59,14 +60,23 @@ def answer_with_trl(prompts, trainer):
 
 
 def time_paths(paths, accelerator):
-    """{name: seconds} of calls, the slowest process's, each made once before; global random numbers are put back."""
-    seconds = []  # both paths end with token ids on the CPU, so the device has nothing left to do
-    with torch.random.fork_rng(devices=[accelerator.device] if accelerator.device.type == "cuda" else []):
-        for path in paths.values():
+    """{name: seconds} of calls, the slowest process's, each made once before; global random numbers are put back.
+
+    A path that runs out of memory takes for ever. All end with token ids on the CPU: the device has nothing left to do.
+    """
+
+    def time_second_call(path):
+        try:
             path()
             begun = time.perf_counter()
             path()
-            seconds.append(time.perf_counter() - begun)
+            return time.perf_counter() - begun
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return math.inf
+
+    with torch.random.fork_rng(devices=[accelerator.device] if accelerator.device.type == "cuda" else []):
+        seconds = [time_second_call(path) for path in paths.values()]
     every = accelerator.gather(torch.tensor([seconds], device=accelerator.device))
     return dict(zip(paths, every.amax(0).tolist(), strict=True))
 

@@ -82,9 +82,16 @@ def describe_changes(changes):
     return "; ".join(f"{n} ({a}, now {b})" if len(a) < 40 and len(b) < 40 else n for n, a, b in short)
 
 
+def git_commit():
+    """The commit of this checkout, None where there is no git or no checkout."""
+    if shutil.which("git") is None:
+        return None
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return git.stdout.strip() or None
+
+
 def make_record(args, values, chosen, decides):
     """What run.json holds: everything needed to say what was run, on what, with which code."""
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     return {
         "status": "running",
         "model": args.model,
@@ -95,7 +102,7 @@ def make_record(args, values, chosen, decides):
         "decides": decides,
         "changes": [],
         "python": platform.python_version(),
-        "git_commit": git.stdout.strip() or None,
+        "git_commit": git_commit(),
         "host": platform.node(),
         "command": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -8,7 +8,9 @@ from argparse import Namespace
 
 import numpy as np
 import pytest
+import torch
 
+import maths_rollout
 from benchmarks import common, evaluation, readme
 from maths_common import BadInput
 from maths_hyperparameters import REFUSED, check_names
@@ -92,6 +94,16 @@ def test_a_trial_of_samplers_changes_no_number_and_is_made_once(winner, tmp_path
     (tmp_path / "trial" / "model.safetensors").unlink()
     said, continued = train("none", tmp_path / "trial")
     assert "continuing from" in said and f"sampler: {winner} (it was the faster one" in said and continued == weights
+
+
+def test_a_path_that_runs_out_of_memory_loses_the_trial():
+    def run_out():
+        raise torch.OutOfMemoryError
+
+    accelerator = Namespace(device=torch.device("cpu"), gather=lambda tensor: tensor)
+    state = torch.random.get_rng_state()
+    seconds = maths_rollout.time_paths({"own": lambda: torch.rand(1), "trl": run_out}, accelerator)
+    assert 0 < seconds["own"] < seconds["trl"] == np.inf and torch.equal(torch.random.get_rng_state(), state)
 
 
 # ---- wrong flags

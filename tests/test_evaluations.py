@@ -10,7 +10,7 @@ import types
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import maths_evaluations
@@ -193,6 +193,7 @@ GOOD |= {"answer": "4", "rule": "####", "well_formed": True, "correct": False}
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers())
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from([*ROW, "other"]), VALUES), st.sets(st.sampled_from(list(ROW))))
 def test_a_line_is_a_row_just_when_every_column_is_there_with_its_type(changes, dropped):
     assert parse_row(json.dumps(GOOD)) == GOOD

@@ -425,7 +425,7 @@ def test_a_run_cut_off_after_its_last_checkpoint_is_not_trained_further(undistur
     assert log_rows(path) == expected_log
 
 
-def test_a_second_signal_ends_the_process_at_once(monkeypatch):
+def test_a_later_signal_ends_the_process_at_once(monkeypatch):
     from maths_callbacks import Run
 
     codes = []
@@ -433,7 +433,9 @@ def test_a_second_signal_ends_the_process_at_once(monkeypatch):
     run = Run.__new__(Run)
     run.signal = None
     run.on_signal(signal.SIGTERM, None)
+    run.on_signal(signal.SIGTERM, None)  # the same one, delivered twice
     assert run.signal == signal.SIGTERM and not codes
+    run.signalled -= 3
     run.on_signal(signal.SIGUSR1, None)
     assert codes == [128 + signal.SIGUSR1]
 
