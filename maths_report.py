@@ -315,7 +315,7 @@ def main():
     parser.add_argument("--cache_dir", help="where the questions are (default: $GRPSPO_CACHE, else ./cached_files)")
     args = parser.parse_args()
     runs = read_runs(args.runs, args.datasets)
-    if len(runs) == 2 and not args.output and not args.baseline:
+    if len(args.runs) == 2 and len(runs) == 2 and not args.output and not args.baseline:
         check_settings(runs)
         for key in runs[0].accuracy.keys() & runs[1].accuracy.keys():
             check_problems(runs, key)

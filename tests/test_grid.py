@@ -401,7 +401,7 @@ def test_a_run_that_a_signal_stopped_begins_no_other_cell(monkeypatch):
     monkeypatch.setattr(maths_grid, "check_commands", lambda cells: None)
     monkeypatch.setattr(maths_grid, "check_data", lambda cells, cache_dir: None)
     monkeypatch.setattr(maths_grid, "run_cell", lambda cell: begun.append(cell.index) or (75, [signal.SIGTERM]))
-    assert maths_grid.run_grid(cells) == 75 and begun == [0]
+    assert maths_grid.run_grid(Path("grid.yaml"), cells) == 75 and begun == [0]
 
 
 # ---- room
