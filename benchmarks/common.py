@@ -189,7 +189,8 @@ def open_results(path, args, options):
     """The results to go on with: those in the file if code, machine, versions and options are the same, else none."""
     git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     made_by = {"commit": git.stdout.strip() or None, "machine": describe_machine(), "versions": installed_versions()}
-    made_by |= {"options": options}
+    # of a path of this machine only that it was given: the file is published
+    made_by["options"] = {k: bool(v) if k in ("data_dir", "lm_eval_python") else v for k, v in options.items()}
     there = read_json(path, "delete it") if path.exists() and not args.again else None
     if there and {key: there.get(key) for key in made_by} == made_by:
         return there
