@@ -220,7 +220,7 @@ def cell_state(cell, queue=None):
     except BadInput as error:
         return "stopped", str(error)
     finished = record is not None and record.get("status") == "finished"
-    state, reason = (queue or {}).get(cell.run_dir.resolve(), (None, ""))
+    state, reason, _ = (queue or {}).get(cell.run_dir.resolve(), (None, "", ""))
     if state == "queued":
         return state, reason
     if state == "running" or is_live(cell.run_dir) or is_live(cell.run_dir / "evaluations"):
@@ -383,7 +383,7 @@ def report(grid, cells):
 
 
 def read_queue(must=False):
-    """{absolute run directory: ("queued" or "running", why it waits)} of our cells in SLURM's queue, if there is one.
+    """{absolute run directory: ("queued" or "running", why it waits, array job)} of our cells in SLURM's queue, if any.
 
     Where SLURM does not answer, that is a note, or BadInput for one who `must` know.
     """
@@ -394,9 +394,9 @@ def read_queue(must=False):
         if must:
             raise
         print(f"note: what is queued is not known: {error}", file=sys.stderr)
-    for path, index, waiting, reason in jobs:
+    for job, path, index, waiting, reason in jobs:
         cell = read_queued_grid(path)[index]
-        queue[cell.run_dir.resolve()] = ("queued", reason) if waiting else ("running", "")
+        queue[cell.run_dir.resolve()] = ("queued", reason, job) if waiting else ("running", "", job)
     return queue
 
 
@@ -433,16 +433,17 @@ def submit(cells, args):
     frozen, text = freeze_grid(args.grid)
     words = [sys.executable, ROOT, frozen]
     array = maths_slurm.array_line(site, frozen, [cell.index for cell in wanted], words)
+    others = sorted({queue[place][2] for cell in cells if (place := cell.run_dir.resolve()) in queue})
     if args.dry_run:
-        after = maths_slurm.report_line(site, frozen, "JOBID", words)
+        after = maths_slurm.report_line(site, frozen, [*others, "JOBID"], words)
         print(shlex.join(array), shlex.join(after), sep="\n")
         return 0
-    preflight(wanted, site, env, [array, maths_slurm.report_line(site, frozen, "", words)])
+    preflight(wanted, site, env, [array, maths_slurm.report_line(site, frozen, [], words)])
     if args.submit:
         write_text(frozen, text)
         job = maths_slurm.queue_job(array, env)
         print(f"job {job}: {len(wanted)} cells, {site['throttle']} at a time; not submitted: {rest}")
-        after = maths_slurm.queue_job(maths_slurm.report_line(site, frozen, job, words), env)
+        after = maths_slurm.queue_job(maths_slurm.report_line(site, frozen, [*others, job], words), env)
         print(f"job {after}: the table, in {LOGS / frozen.stem}-report-{after}.out")
     return 0
 

@@ -60,12 +60,12 @@ def read_site(flags):
 
 
 def list_jobs():
-    """(path of a grid, index, waiting or not, reason) of each cell of this user in the queue; [] without SLURM."""
+    """(array job, path of its grid, index, waiting or not, reason) of each of our cells in the queue, if any."""
     if shutil.which("squeue") is None:
         return []
-    lines = ask("squeue", "--me", "--noheader", "--array", "--format=%K|%T|%r|%k").splitlines()
-    rows = [line.split("|", 3) for line in lines if f"|{COMMENT}" in line]
-    return [(path.removeprefix(COMMENT), int(index), state in WAITING, why) for index, state, why, path in rows]
+    lines = ask("squeue", "--me", "--noheader", "--array", "--format=%F|%K|%T|%r|%k").splitlines()
+    rows = [line.split("|", 4) for line in lines if f"|{COMMENT}" in line]
+    return [(job, path.removeprefix(COMMENT), int(i), state in WAITING, why) for job, i, state, why, path in rows]
 
 
 def to_ranges(numbers):
@@ -82,9 +82,9 @@ def array_line(site, frozen, indices, words):
     return sbatch_line(site, frozen.stem, options, "cell.sbatch", words)
 
 
-def report_line(site, frozen, job, words):
-    """The sbatch line of the report that comes when the last task of array `job` has ended, well or badly."""
-    options = {"dependency": job and f"afterany:{job}"}
+def report_line(site, frozen, jobs, words):
+    """The sbatch line of the report that comes when the last task of the arrays `jobs` has ended, well or badly."""
+    options = {"dependency": jobs and ":".join(["afterany", *jobs])}
     return sbatch_line(site, f"{frozen.stem}-report", options, "report.sbatch", words)
 
 

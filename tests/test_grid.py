@@ -232,7 +232,7 @@ def write_log(cell, text):
 
 def test_states(cell):
     assert cell_state(cell) == ("waiting", "")
-    assert cell_state(cell, {cell.run_dir.resolve(): ("queued", "Priority")}) == ("queued", "Priority")
+    assert cell_state(cell, {cell.run_dir.resolve(): ("queued", "Priority", "7")}) == ("queued", "Priority")
     write_log(cell, "a\nmaths_finetuning.py: error: no such thing\n\n")
     assert cell_state(cell) == ("stopped", "maths_finetuning.py: error: no such thing")
     make_run(cell, rows=[{"step": 10, "epoch": 0.1}], finished_steps=8, wall_seconds=80.0)
@@ -240,7 +240,7 @@ def test_states(cell):
     assert cell_state(cell) == ("stopped", "?[31mloss is nan?")
     with hold_lock(cell.run_dir, "busy"):
         assert cell_state(cell) == ("running", "step 10 of 40, 5 min left")
-    assert cell_state(cell, {cell.run_dir.resolve(): ("running", "")})[0] == "running"
+    assert cell_state(cell, {cell.run_dir.resolve(): ("running", "", "7")})[0] == "running"
     record = json.loads((cell.run_dir / "run.json").read_text())
     (cell.run_dir / "run.json").write_text(json.dumps({**record, "status": "finished"}))
     assert cell_state(cell)[0] == "trained"

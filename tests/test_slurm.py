@@ -163,16 +163,20 @@ def test_a_grid_from_sbatch_to_the_table_equals_the_one_run_here_without_a_netwo
     assert (again.returncode, len(queue(slurm))) == (0, 6) and "nothing to submit" in again.stdout
     listed = maths_grid(slurm, grid, "--list").stdout
     assert re.search(r"^ +4  runs/demo/diverged/seed7 +queued +JobArrayTaskLimit$", listed, re.M), listed
+    call(slurm, "scontrol", "hold", f"{array}_4")  # so that the first array is in the queue still when the second comes
     pid = caught.result()
     assert re.search(r"noclip/seed0 +running +step \d of 8, ", maths_grid(slurm, grid, "--list").stdout)
     call(slurm, "scancel", f"{array}_0")
     thaw(pid, signal.SIGTERM)
     wait_for("scancel", 60, lambda: not any(line.startswith(f"{array} 0 ") for line in queue(slurm)))
     assert re.search(r"noclip/seed0 +stopped +saved at step", maths_grid(slurm, grid, "--list").stdout)
-    second, report = submit(slurm, grid)  # while the first array is in the queue still
+    second, report = submit(slurm, grid)
     tasks = [line.split()[:2] for line in queue(slurm) if line.split()[1].isdigit()]
     assert [task for job, task in tasks if job == second] == ["0"] and ["0"] not in [t for j, t in tasks if j == array]
     assert len({task for _, task in tasks}) == len(tasks)
+    after = call(slurm, "squeue", "--noheader", "--jobs", report, "--format=%E")
+    assert set(re.findall(r"afterany:(\d+)", after)) == {array, second}, after
+    call(slurm, "scontrol", "release", f"{array}_4")
 
     wait_for("the table", 300, lambda: not queue(slurm))
     text = next((there / "logs").glob(f"*report-{report}.out")).read_text()
