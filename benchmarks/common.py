@@ -185,10 +185,15 @@ def installed_versions():
     return found
 
 
-def open_results(path, args, options):
-    """The results to go on with: those in the file if code, machine, versions and options are the same, else none."""
+def find_commit():
+    """The commit that is checked out, None outside a clone."""
     git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    made_by = {"commit": git.stdout.strip() or None, "machine": describe_machine(), "versions": installed_versions()}
+    return git.stdout.strip() or None
+
+
+def open_results(path, args, options):
+    """The results to go on with: those in the file if machine, versions and options are the same, else none."""
+    made_by = {"machine": describe_machine(), "versions": installed_versions()}
     # of a path of this machine only that it was given: the file is published
     made_by["options"] = {k: bool(v) if k in ("data_dir", "lm_eval_python") else v for k, v in options.items()}
     there = read_json(path, "delete it") if path.exists() and not args.again else None
@@ -197,10 +202,10 @@ def open_results(path, args, options):
     return {**made_by, "parts": {}}
 
 
-def is_complete(results, name):
-    """Whether a part has rows and all of them were measured."""
-    rows = results["parts"].get(name, {}).get("rows", [])
-    return bool(rows) and all(row["status"] == "measured" for row in rows)
+def is_complete(part, commit):
+    """Whether a part has rows, all of them measured and with the code as it is."""
+    rows = part.get("rows", [])
+    return bool(rows) and part["commit"] == commit and all(row["status"] == "measured" for row in rows)
 
 
 def run_child(names, command, seconds, log):
@@ -238,19 +243,22 @@ def run_parts(parts, script, args, options):
     path = Path(args.out or (SCRATCH / f"{script.stem}-quick.json" if args.quick else RESULTS / f"{script.stem}.json"))
     for folder in (path.parent, SCRATCH):
         folder.mkdir(parents=True, exist_ok=True)
-    results, begun = open_results(path, args, options), time.monotonic()
-    names = [name for name in parts if (not args.only or name in args.only) and not is_complete(results, name)]
+    results, commit, begun = open_results(path, args, options), find_commit(), time.monotonic()
+    names = [name for name in parts if not args.only or name in args.only]
+    names = [name for name in names if not is_complete(results["parts"].get(name, {}), commit)]
     groups = [names] if args.quick and names else [[name] for name in names]  # --quick: libraries are imported once
     for group in groups:
         left = args.seconds - (time.monotonic() - begun)
         if left < 10:
-            results["parts"] |= {name: {"rows": [not_run(name, "out of time: start again")]} for name in group}
+            results["parts"] |= {
+                name: {"commit": commit, "rows": [not_run(name, "out of time: start again")]} for name in group
+            }
             continue
         print(f"{' '.join(group)} ...", file=sys.stderr, flush=True)
         command = [sys.executable, str(script), "--part", *group, *to_flags(options)]
         limit = min(left, sum(parts[name].seconds for name in group))
         started = time.monotonic()
-        results["parts"] |= {name: {"rows": []} for name in group}
+        results["parts"] |= {name: {"commit": commit, "rows": []} for name in group}
         for name, row in run_child(group, command, limit, SCRATCH / f"{script.stem}-{group[0]}.log"):
             results["parts"][name]["rows"].append(row)
             results["parts"][name]["seconds"] = round(time.monotonic() - started, 1)

@@ -19,12 +19,16 @@ SCRIPTS = {"cpu": "make bench", "gpu": "python benchmarks/gpu.py"}
 
 
 def describe_run(results):
-    """One sentence: machine, versions, commit."""
+    """One sentence: machine, versions, commits."""
     machine, versions = results["machine"], results["versions"]
     libraries = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "trl") if name in versions)
     card = f"{machine['gpu']}; " if machine["gpu"] else ""
     cpu = f"{card}{machine['cores']} cores, {machine['cpu']}, {machine['threads']} threads"
-    return f"{cpu}; {libraries}; commit {(results['commit'] or 'unknown')[:7]}"
+    parts = {}
+    for name, part in results["parts"].items():
+        parts.setdefault((part["commit"] or "unknown")[:7], []).append(f"`{name}`")
+    commits = [f"commit {commit}" + f" for {', '.join(names)}" * (len(parts) > 1) for commit, names in parts.items()]
+    return "; ".join([cpu, libraries, *commits])
 
 
 def format_table(results):

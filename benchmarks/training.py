@@ -47,7 +47,7 @@ def demo_settings(seed, quick):
     names = ("per_device_train_batch_size", "gradient_accumulation_steps", "num_generations", "max_completion_length")
     settings = {name: DEMO[name] for name in names}
     settings |= {name: PRESETS["demo"]["clip"][name] for name in ("learning_rate", "num_iterations")}
-    settings |= {"max_steps": 4 if quick else 20, "seed": seed, "logging_steps": 1, "loss_type": "dapo"}
+    settings |= {"max_steps": 4 if quick else 12, "seed": seed, "logging_steps": 1, "loss_type": "dapo"}
     return settings | ({"per_device_train_batch_size": 8, "max_completion_length": 8} if quick else {})
 
 

@@ -167,9 +167,12 @@ def test_the_same_command_goes_on_with_what_is_missing(tmp_path):
     out = tmp_path / "results.json"
     flags = ["--device", "cpu", "--shape", "tiny", "--quick", "--only", "ceilings", "vllm", "--out", out]
     run("gpu.py", *flags)
-    first = json.loads(out.read_text())["parts"]["ceilings"]
-    assert "ceilings ..." not in run("gpu.py", *flags).stderr
-    assert json.loads(out.read_text())["parts"]["ceilings"] == first
+    first = json.loads(out.read_text())
+    assert "ceilings" not in run("gpu.py", *flags).stderr
+    assert json.loads(out.read_text())["parts"]["ceilings"] == first["parts"]["ceilings"]
+    first["parts"]["ceilings"]["commit"] = "of other code"
+    out.write_text(json.dumps(first))
+    assert "ceilings vllm ..." in run("gpu.py", *flags).stderr
 
 
 def test_the_readme_holds_what_the_results_say():
@@ -180,11 +183,13 @@ def test_the_readme_holds_what_the_results_say():
 def test_the_readme_is_made_from_the_json(tmp_path, monkeypatch):
     rows = [common.make_row("a figure", 1234.5, "s", "over b", [2.0, 3.0, 4.0], ("at least", 2), "a note")]
     rows.append(common.not_run("c", "no card"))
-    made_by = {"machine": common.describe_machine(), "versions": {"torch": "2.13.0"}, "commit": "abcdefghij"}
-    (tmp_path / "cpu.json").write_text(json.dumps({**made_by, "parts": {"p": {"rows": rows}}}))
+    made_by = {"machine": common.describe_machine(), "versions": {"torch": "2.13.0"}}
+    parts = {"p": {"commit": "abcdefghij", "rows": rows}, "q": {"commit": "klmnopqrst", "rows": []}}
+    (tmp_path / "cpu.json").write_text(json.dumps({**made_by, "parts": parts}))
     monkeypatch.setattr(readme, "RESULTS", tmp_path)
     text = readme.insert_section(f"before\n{readme.BEGIN}old\n{readme.END}after\n")
     assert "| `p` | a figure | 1,234 s | over b 3 (2 to 4) | at least 2: met |" in text and "- a figure: a note" in text
+    assert "; commit abcdefg for `p`; commit klmnopq for `q`." in text
     assert "Not run: c (no card)." in text and "old" not in text and text.endswith(f"{readme.END}after\n")
     assert readme.insert_section(text) == text
     with pytest.raises(BadInput, match="must hold the two lines"):
