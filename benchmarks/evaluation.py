@@ -84,13 +84,13 @@ def answer_as_published(setup, samples):
     return completions
 
 
-def answer_as_we_do(setup, samples, temperature=TEMPERATURE, first=0, batch_size=OUR_BATCH):
+def answer_as_we_do(setup, samples, temperature=TEMPERATURE, first=0, max_new_tokens=MAX_NEW_TOKENS):
     """Our engine with what maths_evaluations.py gives it; first: the first sample's index, other samples after it."""
     from maths_generation import Request, Sampling, generate
 
-    sampling = Sampling(temperature, 1.0, 0, MAX_NEW_TOKENS, setup.eos, setup.tokenizer.pad_token_id)
+    sampling = Sampling(temperature, 1.0, 0, max_new_tokens, setup.eos, setup.tokenizer.pad_token_id)
     requests = [Request(p, seed, range(first, first + samples)) for seed, p in enumerate(setup.prompts)]
-    completions = generate(setup.model, requests, sampling, batch_size)
+    completions = generate(setup.model, requests, sampling, OUR_BATCH)
     return [[list(c.ids) for c in group] for group in completions]
 
 
@@ -239,12 +239,14 @@ def compare_with_harness(options):
     for batch in HARNESS_BATCHES[1:2] if options.quick else HARNESS_BATCHES:
         ratios = []
         for _ in range(1 if options.quick else 3):
+            _, reading = timed(lambda: answer_as_we_do(setup, 1, temperature=0, max_new_tokens=1))
             texts, seconds = timed(lambda: answer_texts(setup, chats))
             theirs = run_lm_eval(options.lm_eval_python, folder, batch)
             ratios.append(theirs["seconds"] / seconds)
         equal = sum(a == b for a, b in zip(texts, theirs["texts"], strict=True))
         note = f"{equal} of {len(texts)} completions equal; strict-match {strict_match(texts, setup.rows):.3f} and "
-        note += f"{theirs['accuracy']:.3f}; lm_eval {theirs['version']}"
+        note += f"{theirs['accuracy']:.3f}; lm_eval {theirs['version']}; reading the prompts, which both must, is "
+        note += f"{reading / seconds:.0%} of ours"
         target = ("at least", 2)
         yield make_row(name.format(batch), seconds, "s", "ours is faster by", ratios, target, note)
 
