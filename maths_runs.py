@@ -28,16 +28,18 @@ from maths_common import (
     LOCK,
     ROOT,
     BadInput,
+    free_bytes,
     hash_file,
     hold_lock,
     make_parser,
     read_json,
     run_script,
+    size_text,
     write_json,
     write_text,
 )
 from maths_datasets import build_prompt
-from maths_models import hash_model
+from maths_models import choose_precision, describe_device, hash_model
 
 EXIT_SAVED = 75  # EX_TEMPFAIL of sysexits.h: saved, not finished; a batch system may start the same command again
 SAMPLER_VERSION = 2  # raised when the same seed draws other tokens in training
@@ -112,8 +114,12 @@ def make_record(args, values, chosen, decides):
 
 
 def decides_training(method, model_path, data, device):
-    """what_decides of a training run, with the patches and the sampler's version where they matter."""
-    decides = what_decides([model_path], data, device, {name: version(name) for name in PACKAGES})
+    """what_decides of a training run, with the patches and the sampler's version where they matter.
+
+    device: auto, cpu or cuda, see choose_precision.
+    """
+    versions = {name: version(name) for name in PACKAGES}
+    decides = what_decides([model_path], data, describe_device(*choose_precision(device)), versions)
     if method == "sft":
         return decides
     patches = {path: hash_file(ROOT / path) for path in ("grpotrainer.patch", "grpoconfig.patch")}
@@ -145,6 +151,35 @@ def check_same_run(path, record, chosen, decides, accept):
 
 
 # ---- the directory
+
+
+def open_run(args, config, chosen, values, decides):
+    """Lock and prepare the run directory, on the main process first -> (path, record, checkpoint, log rows, lock).
+
+    Raises BadInput as lock_run_dir and check_same_run do.
+    """
+    path, lock, rows, processes = Path(config.output_dir), None, [], config.distributed_state
+    if processes.is_main_process:
+        lock = lock_run_dir(path, args.overwrite)
+        if read_record(path) is None:
+            write_json(path / "run.json", make_record(args, values, chosen, decides))
+        record = read_record(path)
+        check_same_run(path, record, chosen, decides, args.accept_changes)
+        if record["status"] != "finished":
+            rows = rewind(path)
+    processes.wait_for_everyone()
+    return path, read_record(path), find_checkpoint(path), rows, lock
+
+
+def check_room(path, model_path, checkpoints):
+    """Raises BadInput if the disk cannot hold so many checkpoints of fp32 weights and AdamW's two moments."""
+    weights = sum(file.stat().st_size for file in model_path.glob("*.safetensors"))
+    stored = read_json(model_path / "config.json", "fetch the model again")
+    half = stored.get("dtype", stored.get("torch_dtype")) in ("bfloat16", "float16")
+    need = checkpoints * 3 * weights * (2 if half else 1)
+    if free_bytes(path) < need:
+        free = size_text(free_bytes(path))
+        raise BadInput(f"{path}: {free} free, {checkpoints} checkpoints need about {size_text(need)}")
 
 
 def lock_run_dir(path, overwrite):
@@ -224,18 +259,30 @@ def find_checkpoint(path):
 
 def list_checkpoints(path):
     """The checkpoints of a run, the newest first."""
-    return sorted(path.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True)
+    return sorted(path.glob("checkpoint-*"), key=step_of, reverse=True)
 
 
-def clear_checkpoints(path):
-    """Delete the checkpoints after the one that an unfinished run continues from; call it under the run's lock."""
+def rewind(path):
+    """Put an unfinished run back to the checkpoint it continues from, under its lock -> the rows of its log so far.
+
+    Later checkpoints are deleted, and so are later rows of metrics.jsonl.
+    """
     kept = find_checkpoint(path)
     for checkpoint in list_checkpoints(path):
         if checkpoint == kept:
-            return
+            break
         state = "the last step's, and the run is not finished" if is_intact(checkpoint) else "incomplete or damaged"
         print(f"{checkpoint} is {state}: it is deleted and trained again")
         shutil.rmtree(checkpoint)
+    step = step_of(kept) if kept else 0
+    rows = [row for row in read_log(path / "metrics.jsonl") if row["step"] <= step]
+    write_text(path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def step_of(checkpoint):
+    """The step a checkpoint was saved at, from its name."""
+    return int(checkpoint.name.split("-")[1])
 
 
 def read_log(path):
@@ -251,13 +298,6 @@ def read_log(path):
             if number < len(lines):
                 raise BadInput(f"{path}, line {number} is damaged: delete the line") from None
             del rows[number - 1 :]
-    return rows
-
-
-def cut_log(path, step):
-    """Keep the rows of metrics.jsonl up to `step`, under the run's lock; returns them."""
-    rows = [row for row in read_log(path) if row["step"] <= step]
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
 
