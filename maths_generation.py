@@ -205,14 +205,11 @@ class _Batch:
         rows = [r for r in ended if self.owner[r] is not None]
         if not rows:
             return []
-        base = min(self.first[r] for r in rows)
+        base, finished = min(self.first[r] for r in rows), []
         texts, logps = (x[rows, base : self.now + 1].tolist() for x in (self.tokens, self.logps))
-        begin = [self.first[r] - base for r in rows]
-        finished = [
-            (self.owner[r], Completion(text[start:], values[start:]))
-            for r, text, values, start in zip(rows, texts, logps, begin, strict=True)
-        ]
-        for r in rows:
+        for r, text, values in zip(rows, texts, logps, strict=True):
+            start = self.first[r] - base
+            finished.append((self.owner[r], Completion(text[start:], values[start:])))
             self.owner[r] = None
         self.position_zero[rows] = self.now  # an idle row keeps decoding until it is reused: keep its positions small
         self.low = min((self.left[r] for r in self.live()), default=self.now)
@@ -343,16 +340,14 @@ def generate(model, requests, sampling, batch_size, progress=None):
     """
     _check(model, requests, sampling, batch_size)
     samples = [[None] * len(r.samples) for r in requests]
-    missing = [len(r.samples) for r in requests]
     with _ready(model), torch.inference_mode():
-        while order := sorted((i for i, n in enumerate(missing) if n), key=lambda i: -len(requests[i].ids)):
+        while order := sorted((i for i, s in enumerate(samples) if None in s), key=lambda i: -len(requests[i].ids)):
             for i in order:
-                missing[i] = len(requests[i].samples)  # after running out of memory: again from the start
+                samples[i] = [None] * len(requests[i].samples)  # after running out of memory: again from the start
             try:
                 for (i, place), completion in _decode(model, requests, order, sampling, batch_size):
                     samples[i][place] = completion
-                    missing[i] -= 1
-                    if progress and not missing[i]:
+                    if progress and None not in samples[i]:
                         progress(i, samples[i])
             except torch.OutOfMemoryError:
                 if batch_size == 1:
