@@ -369,27 +369,20 @@ def answer_task(args, answer, decode, task, file, bar):
             answer(requests, task.temperature, finished)
 
 
-def settle_settings(args, out, dirs, problems, config, longest):
-    """Choose backend and batch size, write settings.json. Raises BadInput if `out` holds results of other settings."""
-    device, dtype = choose_precision()
+def generate_missing(args, out, dirs, problems):
+    """Complete the rows under `out`; returns the settings they were made with. All checks come before the model."""
+    (config, generation_config), (device, dtype) = load_config(dirs[-1]), choose_precision()
+    tokenizer = load_tokenizer(dirs)
+    asked = {name: {i: rows[i] for i in chosen(args, rows)} for name, rows in problems.items()}
+    prompts = encode_prompts(tokenizer, asked, config, args.max_new_tokens, args.skip_long_prompts)
+    known = [ids for rows in prompts.values() for ids in rows.values()]
+    longest = max(map(len, known), default=1) + args.max_new_tokens
     args.backend = choose_backend(args.backend, dirs)
     args.batch_size = args.batch_size or choose_batch_size(config, longest, device, dtype)
     settings = make_settings(args, dirs, problems, describe_device(device, dtype))
     if there := read_settings(out):
         settings = merge_settings(out, settings, there, args.accept_changes)
     write_json(out / "settings.json", settings)
-    return settings
-
-
-def generate_missing(args, out, dirs, problems):
-    """Complete the rows under `out`; returns the settings they were made with. All checks come before the model."""
-    config, generation_config = load_config(dirs[-1])
-    tokenizer = load_tokenizer(dirs)
-    asked = {name: {i: rows[i] for i in chosen(args, rows)} for name, rows in problems.items()}
-    prompts = encode_prompts(tokenizer, asked, config, args.max_new_tokens, args.skip_long_prompts)
-    known = [ids for rows in prompts.values() for ids in rows.values()]
-    longest = max(map(len, known), default=1) + args.max_new_tokens
-    settings = settle_settings(args, out, dirs, problems, config, longest)
     if missing := find_missing(args, out, problems):
         eos = get_eos_token_ids(tokenizer, generation_config)
         tasks = [Task(name, t, problems[name], prompts[name], todo) for (name, t), todo in missing.items()]
@@ -476,13 +469,6 @@ def parse_args(argv=None):
     return args
 
 
-def print_left_out(summary):
-    """How many problems of each data set were left out, where any were."""
-    for name, temperatures in summary["datasets"].items():
-        if left_out := max(figures.get("left_out", 0) for figures in temperatures.values()):
-            print(f"{name}: {left_out} problems left out, their prompts do not fit the model; they count as wrong")
-
-
 def main():
     args = parse_args()
     go_offline()
@@ -495,7 +481,9 @@ def main():
         settings = regrade_stored(args, out, problems) if args.regrade else generate_missing(args, out, dirs, problems)
         summary = write_summary(args, out, problems, settings)
     print_table(summary)
-    print_left_out(summary)
+    for name, temperatures in summary["datasets"].items():
+        if left_out := max(figures.get("left_out", 0) for figures in temperatures.values()):
+            print(f"{name}: {left_out} problems left out, their prompts do not fit the model; they count as wrong")
     print(f"rows and summary.json in {out}")
     return 0
 

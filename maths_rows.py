@@ -20,23 +20,14 @@ from maths_rewards import format_reward
 MAX_SAMPLES = 1024
 REGRADE_ROWS = 1000  # at a time, so that slow answers are graded side by side
 TOO_LONG = "prompt_too_long"  # the finish_reason of a problem that was left out; it counts as wrong
-ROW = {  # the stored columns and their JSON types
-    "id": str,
-    "temperature": (float, int),
-    "sample": int,
-    "completion": str,
-    "tokens": int,
-    "finish_reason": str,
-    "answer": (str, type(None)),
-    "rule": str,
-    "well_formed": bool,
-    "correct": bool,
-}
+# The stored columns and their JSON types: what is generated, and what the grader says of it.
+MADE = {"id": str, "temperature": (float, int), "sample": int, "completion": str, "tokens": int, "finish_reason": str}
+ROW = {**MADE, "answer": (str, type(None)), "rule": str, "well_formed": bool, "correct": bool}
 
 
 def make_row(*values):
-    """A row to store, not graded yet: id, temperature, sample, completion, tokens and finish_reason, in this order."""
-    return dict(zip(list(ROW)[:6], values, strict=True))
+    """A row to store, not graded yet, from the values of the columns in MADE."""
+    return dict(zip(MADE, values, strict=True))
 
 
 def read_rows(path, problems=None):
