@@ -257,15 +257,6 @@ def identify(args, values, processes):
     return json.loads(json.dumps({**chosen, **own}, default=str))
 
 
-def check_trl(method):
-    """Raises BadInput unless the trainer itself knows the method; SFT needs no patch."""
-    try:
-        if method != "sft":
-            require_patched_trl(method)
-    except ValueError as error:
-        raise BadInput(str(error)) from None
-
-
 def check_model(args):
     """The model's directory; raises BadInput for what is wrong with it, at the cost of reading a header."""
     model_path = find_model(args.model, get_cache_dir(args.cache_dir))
@@ -283,7 +274,11 @@ def main():
     args.dataset = str(args.dataset or ("demo" if Path(args.model).name == "demo" else "gsm8k"))
     find_dataset(args.dataset)
     model_path = None if args.print_config else check_model(args)  # before TRL, whose import takes seconds
-    check_trl(args.trust_region_method)
+    try:
+        if args.trust_region_method != "sft":
+            require_patched_trl(args.trust_region_method)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
     config, model_config, values = resolve(args, rest)
     if args.print_config:
         print_config(values)
@@ -355,16 +350,11 @@ def finish_training(args, trainer, path, record, rows, checkpoint, say):
         write_model_card(path, record)
         run.write_record("finished")
         say(f"finished: {path} ({record['wall_seconds']:.0f} s)")
-        draw_curve(path)
+        try:
+            plot_training([path], path / "reward_curve.png")
+        except (OSError, ValueError, TypeError, ImportError, RuntimeError) as error:  # costs nothing but the picture
+            print(f"warning: no reward_curve.png ({error}); the run is finished", file=sys.stderr)
     return 0
-
-
-def draw_curve(path):
-    """Draw the training curve of a finished run; a picture that fails is a warning and costs nothing else."""
-    try:
-        plot_training([path], path / "reward_curve.png")
-    except (OSError, ValueError, TypeError, ImportError, RuntimeError) as error:
-        print(f"warning: no reward_curve.png ({error}); the run is finished", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -56,14 +56,8 @@ def what_decides(model_dirs, data, device, packages):
     model_dirs: as find_model_dirs has them. data: {name: hash of its rows}. device: as describe_device has it.
     packages: {name: version} of the libraries that compute.
     """
-    return {
-        "model": [hash_model(d) for d in model_dirs],
-        "data": data,
-        "prompt": build_prompt("QUESTION"),
-        "grader": GRADER_VERSION,
-        "device": device,
-        "versions": packages,
-    }
+    decides = {"model": [hash_model(d) for d in model_dirs], "data": data, "prompt": build_prompt("QUESTION")}
+    return {**decides, "grader": GRADER_VERSION, "device": device, "versions": packages}
 
 
 def find_changes(there, here):
@@ -94,23 +88,12 @@ def git_commit():
 
 def make_record(args, values, chosen, decides):
     """What run.json holds: everything needed to say what was run, on what, with which code."""
-    return {
-        "status": "running",
-        "model": args.model,
-        "method": args.trust_region_method,
-        "seed": args.seed,
-        "config": chosen,
-        "origins": {key: origin for key, (_, origin) in values.items() if origin != "default"},
-        "decides": decides,
-        "changes": [],
-        "python": platform.python_version(),
-        "git_commit": git_commit(),
-        "host": platform.node(),
-        "command": sys.argv,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "wall_seconds": 0.0,
-        "finished_steps": 0,
-    }
+    origins = {key: origin for key, (_, origin) in values.items() if origin != "default"}
+    record = {"status": "running", "model": args.model, "method": args.trust_region_method, "seed": args.seed}
+    record |= {"config": chosen, "origins": origins, "decides": decides, "changes": []}
+    record |= {"python": platform.python_version(), "git_commit": git_commit(), "host": platform.node()}
+    record |= {"command": sys.argv, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    return record | {"wall_seconds": 0.0, "finished_steps": 0}
 
 
 def decides_training(method, model_path, data, device):
@@ -158,7 +141,7 @@ def open_run(args, config, chosen, values, decides):
 
     Raises BadInput as lock_run_dir and check_same_run do.
     """
-    path, lock, rows, processes = Path(config.output_dir), None, [], config.distributed_state
+    path, processes, lock, rows = Path(config.output_dir), config.distributed_state, None, []
     if processes.is_main_process:
         lock = lock_run_dir(path, args.overwrite)
         if read_record(path) is None:
@@ -242,19 +225,17 @@ def is_intact(path):
         return False
 
 
-def is_last(path):
-    """Whether a checkpoint was saved at the end of its run, which was then cut off before it was finished."""
-    state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-    return state["global_step"] >= state["max_steps"]
-
-
 def find_checkpoint(path):
     """The newest checkpoint of a run to continue from, or None: intact, and not of the run's last step.
 
     From the last step transformers 5.23 would train one step too many; the way there from the checkpoint before is the
     same, bit for bit.
     """
-    return next((p for p in list_checkpoints(path) if is_intact(p) and not is_last(p)), None)
+    for checkpoint in filter(is_intact, list_checkpoints(path)):
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        if state["global_step"] < state["max_steps"]:
+            return checkpoint
+    return None
 
 
 def list_checkpoints(path):
