@@ -15,8 +15,7 @@ Optimisation", arXiv 2509.21282, draw 4 in training and 1 or more in evaluation)
 
 Every sample owns its random numbers, drawn from (seed of its request, sample index). What a prompt is answered
 therefore does not depend on its neighbours, except that a matrix product may round its last bit differently in another
-batch. `check_sampler` holds a sampler's own log-probabilities against an ordinary forward pass: training and evaluation
-start with it, on the device at hand.
+batch. Training and evaluation start with `check_sampler`, on the device at hand.
 """
 
 import os
@@ -280,12 +279,10 @@ def _read_prompts(model, prompts, shared, pad_token_id):
 
 def _waiting_rows(model, requests, order, sampling):
     """Yields a _Waiting for every row to decode, in order."""
-    prompts = [r.ids for r in requests]
+    prompts, pad, at = [r.ids for r in requests], sampling.pad_token_id, 0
     begin = os.path.commonprefix([prompts[i][:-2] for i in order])  # the system prompt: read once for all
-    pad = sampling.pad_token_id
     shared = _read_prompts(model, [[*begin, pad]], None, pad) if begin and len(order) > 1 else None
     limit = CPU_PREFILL_TOKENS if _on_cpu(model) else GPU_PREFILL_TOKENS
-    at = 0
     while at < len(order):
         group = order[at : at + max(1, limit // len(prompts[order[at]]))]
         store = _read_prompts(model, [prompts[i] for i in group], shared, pad)
