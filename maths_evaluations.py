@@ -371,7 +371,8 @@ def answer_task(args, answer, decode, task, file, bar):
 
 def generate_missing(args, out, dirs, problems):
     """Complete the rows under `out`; returns the settings they were made with. All checks come before the model."""
-    (config, generation_config), (device, dtype) = load_config(dirs[-1]), choose_precision()
+    config, generation_config = load_config(dirs[-1])
+    device, dtype = choose_precision()
     tokenizer = load_tokenizer(dirs)
     asked = {name: {i: rows[i] for i in chosen(args, rows)} for name, rows in problems.items()}
     prompts = encode_prompts(tokenizer, asked, config, args.max_new_tokens, args.skip_long_prompts)

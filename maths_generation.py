@@ -204,7 +204,8 @@ class _Batch:
         rows = [r for r in ended if self.owner[r] is not None]
         if not rows:
             return []
-        base, finished = min(self.first[r] for r in rows), []
+        finished = []
+        base = min(self.first[r] for r in rows)
         texts, logps = (x[rows, base : self.now + 1].tolist() for x in (self.tokens, self.logps))
         for r, text, values in zip(rows, texts, logps, strict=True):
             start = self.first[r] - base
@@ -279,10 +280,11 @@ def _read_prompts(model, prompts, shared, pad_token_id):
 
 def _waiting_rows(model, requests, order, sampling):
     """Yields a _Waiting for every row to decode, in order."""
-    prompts, pad, at = [r.ids for r in requests], sampling.pad_token_id, 0
+    prompts, pad = [r.ids for r in requests], sampling.pad_token_id
     begin = os.path.commonprefix([prompts[i][:-2] for i in order])  # the system prompt: read once for all
     shared = _read_prompts(model, [[*begin, pad]], None, pad) if begin and len(order) > 1 else None
     limit = CPU_PREFILL_TOKENS if _on_cpu(model) else GPU_PREFILL_TOKENS
+    at = 0
     while at < len(order):
         group = order[at : at + max(1, limit // len(prompts[order[at]]))]
         store = _read_prompts(model, [prompts[i] for i in group], shared, pad)
