@@ -82,12 +82,11 @@ class Run(TrainerCallback):
 
     def on_signal(self, number, frame):
         """The first signal asks for a checkpoint, a later one ends the process; a batch system may send one twice."""
-        if self.signal is not None and time.monotonic() - self.signalled > TWICE_SECONDS:
+        if self.signal is None:
+            self.signal, self.signalled = number, time.monotonic()
+            os.write(2, f"\n{signal.Signals(number).name}: saving at the end of this generation cycle\n".encode())
+        elif time.monotonic() - self.signalled > TWICE_SECONDS:
             os._exit(128 + number)
-        if self.signal is not None:
-            return
-        self.signal, self.signalled = number, time.monotonic()
-        os.write(2, f"\n{signal.Signals(number).name}: saving at the end of this generation cycle\n".encode())
 
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
         """Continue the order of the data where a later epoch left it: the sampler draws one permutation an epoch."""

@@ -97,10 +97,7 @@ def make_record(args, values, chosen, decides):
 
 
 def decides_training(method, model_path, data, device):
-    """what_decides of a training run, with the patches and the sampler's version where they matter.
-
-    device: auto, cpu or cuda, see choose_precision.
-    """
+    """what_decides of a training run on a device (auto, cpu, cuda), with patches and sampler where they matter."""
     versions = {name: version(name) for name in PACKAGES}
     decides = what_decides([model_path], data, describe_device(*choose_precision(device)), versions)
     if method == "sft":
