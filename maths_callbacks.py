@@ -22,12 +22,6 @@ TWICE_SECONDS = 2.0  # signals closer than that are one: to the job's shell and 
 STALLED_STEPS = 100  # steps in a row in which no prompt had two different rewards: nothing was learnt in any of them
 
 
-def append_row(path, row):
-    """Add one JSON object to metrics.jsonl and hand it to the operating system at once."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-
-
 def check_row(rows, path):
     """Stop a run that cannot get better: a value that is not finite, or no reward to learn from for STALLED_STEPS."""
     row = rows[-1]
@@ -59,8 +53,7 @@ class Progress(ProgressCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            name = Path(args.output_dir)
-            label = "/".join(name.parts[-3:])
+            label = "/".join(Path(args.output_dir).parts[-3:])
             self.training_bar = tqdm(total=state.max_steps, initial=state.global_step, desc=label, dynamic_ncols=True)
         self.current_step = state.global_step
 
@@ -72,9 +65,8 @@ class Progress(ProgressCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         names = {"reward": "reward", "eval_reward": "validation", "trust_region/approx_kl": "kl", "loss": "loss"}
         if self.training_bar is not None and logs:
-            shown = getattr(self, "shown", {}) | {names[k]: f"{v:.3g}" for k, v in logs.items() if k in names}
-            self.shown = shown
-            self.training_bar.set_postfix(shown, refresh=False)
+            self.shown = getattr(self, "shown", {}) | {names[k]: f"{v:.3g}" for k, v in logs.items() if k in names}
+            self.training_bar.set_postfix(self.shown, refresh=False)
 
 
 class Run(TrainerCallback):
@@ -90,12 +82,11 @@ class Run(TrainerCallback):
 
     def on_signal(self, number, frame):
         """The first signal asks for a checkpoint, a later one ends the process; a batch system may send one twice."""
-        if self.signal is not None and time.monotonic() - self.signalled > TWICE_SECONDS:
+        if self.signal is None:
+            self.signal, self.signalled = number, time.monotonic()
+            os.write(2, f"\n{signal.Signals(number).name}: saving at the end of this generation cycle\n".encode())
+        elif time.monotonic() - self.signalled > TWICE_SECONDS:
             os._exit(128 + number)
-        if self.signal is not None:
-            return
-        self.signal, self.signalled = number, time.monotonic()
-        os.write(2, f"\n{signal.Signals(number).name}: saving at the end of this generation cycle\n".encode())
 
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
         """Continue the order of the data where a later epoch left it: the sampler draws one permutation an epoch."""
@@ -110,15 +101,14 @@ class Run(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         """Stop for a signal, at a boundary where a continued run is the same run; check the disk before a save."""
-        at_boundary = (
-            getattr(self.trainer, "_step", 0) % self.cycle == 0 and state.global_step % args.logging_steps == 0
-        )
-        if at_boundary and self.signalled_anywhere():
+        whole_cycle = getattr(self.trainer, "_step", 0) % self.cycle == 0
+        if whole_cycle and state.global_step % args.logging_steps == 0 and self.signalled_anywhere():
             control.should_save = control.should_training_stop = True
             control.should_evaluate = control.should_evaluate and state.global_step % state.eval_steps == 0
             args.load_best_model_at_end = False  # the run is not at its end
         if control.should_save and state.is_world_process_zero:
-            check_space(self.path, max(self.checkpoint_sizes(), default=0))
+            sizes = [sum(list_files(path).values()) for path in list_checkpoints(self.path)]
+            check_space(self.path, max(sizes, default=0))
         return control
 
     def signalled_anywhere(self):
@@ -129,14 +119,11 @@ class Run(TrainerCallback):
             self.signal, self.signalled = signal.SIGTERM, time.monotonic()
         return self.signal is not None
 
-    def checkpoint_sizes(self):
-        """Bytes of each checkpoint on disk."""
-        return [sum(list_files(path).values()) for path in list_checkpoints(self.path)]
-
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs and "train_runtime" not in logs:
             self.rows.append({"step": state.global_step, **logs})
-            append_row(self.path / "metrics.jsonl", self.rows[-1])
+            with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(self.rows[-1]) + "\n")
             check_row(self.rows, self.path)
 
     def on_save(self, args, state, control, **kwargs):
@@ -158,7 +145,6 @@ def save_final(trainer, path, merge_adapter):
     Files appear by renames, weights last. With merge_adapter the folded model goes there and the adapter to `adapter/`.
     """
     temporary = path / "final.tmp"
-    trainer.accelerator.wait_for_everyone()
     if trainer.accelerator.is_main_process and temporary.exists():
         shutil.rmtree(temporary)
     trainer.accelerator.wait_for_everyone()

@@ -51,17 +51,7 @@ from maths_models import (
     load_tokenizer,
 )
 from maths_rewards import check_grader
-from maths_rows import (
-    MAX_SAMPLES,
-    TOO_LONG,
-    count_left_out,
-    cut_torn_line,
-    grade_rows,
-    make_row,
-    read_rows,
-    regrade,
-    to_lines,
-)
+from maths_rows import MAX_SAMPLES, TOO_LONG, cut_torn_line, grade_rows, make_row, read_rows, regrade, to_lines
 from maths_runs import describe_changes, find_changes, read_record, what_decides
 from maths_statistics import Sample, print_table, summarise_dataset
 
@@ -81,20 +71,12 @@ class Task(NamedTuple):
     missing: dict  # {id: [sample]}
 
 
-class Engine(NamedTuple):
-    """answer(requests, temperature, finished) calls finished(i, [Completion]) as requests end; decode: make_decoder."""
-
-    answer: object
-    decode: object
-
-
 # ---- results
 
 
 def summarise_file(path, problems, ids, temperatures):
-    """{temperature: summary} of the stored rows of these problem ids and temperatures."""
-    samples = {t: {} for t in temperatures}
-    wanted = set(ids)
+    """{temperature: summary} of the stored rows of these problem ids and temperatures, with how many were left out."""
+    samples, left_out, wanted = {t: {} for t in temperatures}, Counter(), set(ids)
     for row in read_rows(path, problems):
         if row["temperature"] in samples and row["id"] in wanted:
             problem, wrong = problems[row["id"]], not row["correct"] and row["answer"] is not None
@@ -102,7 +84,9 @@ def summarise_file(path, problems, ids, temperatures):
             cut_off = row["finish_reason"] == "length"
             sample = Sample(row["correct"], row["well_formed"], cut_off, row["tokens"], choice)
             samples[row["temperature"]].setdefault(problem["id"], []).append(sample)
-    return {f"{t:g}": summarise_dataset(s, problems) for t, s in samples.items()}
+            left_out[row["temperature"]] += row["finish_reason"] == TOO_LONG and row["sample"] == 0
+    summaries = {t: summarise_dataset(s, problems) for t, s in samples.items()}
+    return {f"{t:g}": s | ({"left_out": left_out[t]} if left_out[t] else {}) for t, s in summaries.items()}
 
 
 def write_summary(args, out, problems, settings):
@@ -114,9 +98,6 @@ def write_summary(args, out, problems, settings):
     for name, rows in problems.items():
         if complete := [t for t in args.temperatures if (name, t) not in missing]:
             datasets[name] = summarise_file(out / f"{name}.jsonl", rows, chosen(args, rows), complete)
-            for t, left_out in count_left_out(out / f"{name}.jsonl", rows, chosen(args, rows)).items():
-                if f"{t:g}" in datasets[name]:
-                    datasets[name][f"{t:g}"]["left_out"] = left_out
     if left := ", ".join(f"{name} at {t:g}" for name, t in missing):
         print(f"not complete, so not in the summary: {left}", file=sys.stderr)
     earlier = earlier_summaries(out, settings)
@@ -151,7 +132,7 @@ def make_settings(args, model_dirs, problems, device):
     data = {name: hash_problems(rows) for name, rows in problems.items()}
     asked = ("samples_per_prompt", "top_p", "max_new_tokens", "seed", "backend", "batch_size")
     decides = what_decides(model_dirs, data, device, {name: version(name) for name in packages})
-    return {**{name: getattr(args, name) for name in asked}, **decides}
+    return {name: getattr(args, name) for name in asked} | decides
 
 
 def read_settings(out):
@@ -171,22 +152,20 @@ def merge_settings(out, here, there, accept):
     Data sets and temperatures may be added to a directory; whatever else decides a row must be the same, but for what
     is ACCEPTABLE and `accept`ed, which is recorded under "changes".
     """
-    data = there["data"] | here["data"]
-    recorded = [*there.get("changes", [])]
-    changes = find_changes({**there, "data": data, "changes": 0}, {**here, "data": data, "changes": 0})
-    changes += find_changes({n: there["data"].get(n, h) for n, h in here["data"].items()}, here["data"])
     if here["grader"] != there["grader"]:
         raise BadInput(f"{out} was graded by another version of the grader: run with --regrade, then start this again")
+    recorded = there.pop("changes", [])
+    shared = {name: there["data"].get(name, found) for name, found in here["data"].items()}
+    changes = find_changes({**there, "data": shared}, here)
     refused = [c for c in changes if not c[0].startswith(ACCEPTABLE)]
-    if refused:
-        raise BadInput(f"{out} holds results of another {describe_changes(refused)}: choose another --output_dir")
-    if changes and not accept:
-        way_out = "choose another --output_dir, or --accept_changes mixes them and records it in settings.json"
-        raise BadInput(f"{out} holds results of another {describe_changes(changes)}: {way_out}")
+    if refused or (changes and not accept):
+        mix = "" if refused else ", or --accept_changes mixes them and records it in settings.json"
+        what = describe_changes(refused or changes)
+        raise BadInput(f"{out} holds results of another {what}: choose another --output_dir{mix}")
     if changes:
         print(f"{out} goes on with another {describe_changes(changes)}")
-        recorded.append({name: [old, new] for name, old, new in changes})
-    return {**here, "data": data, **({"changes": recorded} if recorded else {})}
+        recorded = [*recorded, {name: [old, new] for name, old, new in changes}]
+    return {**here, "data": there["data"] | here["data"], **({"changes": recorded} if recorded else {})}
 
 
 # ---- inputs
@@ -220,8 +199,7 @@ def choose_output_dir(args, model_dir):
 
 def trained_on_demo(model_dir):
     """True for the demo model and for what maths_finetuning.py trained on its problems."""
-    records = [read_record(path) for path in (model_dir, model_dir.parent)]
-    record = next((r for r in records if r), {"config": {}})
+    record = read_record(model_dir) or read_record(model_dir.parent) or {"config": {}}
     return model_dir == DEMO_DIR / "model" or record["config"].get("dataset") == "demo"
 
 
@@ -259,21 +237,16 @@ def encode_prompts(tokenizer, problems, config, max_new_tokens, skip):
             raise BadInput(f"the tokenizer has tokens that the model lacks (token {largest}): they do not match")
         prompts[name] = {i: ids for i, ids in encoded.items() if len(ids) + max_new_tokens <= limit}
         if long := [i for i in encoded if i not in prompts[name]]:
-            check_room(name, long, len(encoded), max(map(len, encoded.values())), limit, skip)
+            longest = max(map(len, encoded.values()))
+            found = f"{name}: {len(long)} of {len(rows)} prompts ({long[0]} for one; the longest has {longest} tokens)"
+            way_out = "" if longest >= limit else "lower --max_new_tokens, or "
+            if not skip:
+                raise BadInput(
+                    f"{found} exceed the model's {limit} positions with their completions: {way_out}"
+                    "--skip_long_prompts leaves them out and counts them as wrong"
+                )
+            print(f"{found} do not fit with their completions: left out, they count as wrong", file=sys.stderr)
     return prompts
-
-
-def check_room(name, long, total, longest, limit, skip):
-    """Say that the problems `long` of a data set do not fit `limit` positions; raises BadInput unless skip."""
-    problems = f"{name}: {len(long)} of {total} prompts ({long[0]} for one; the longest has {longest} tokens)"
-    if skip:
-        print(f"{problems} do not fit with their completions: left out, they count as wrong", file=sys.stderr)
-        return
-    way_out = "" if longest >= limit else "lower --max_new_tokens, or "
-    raise BadInput(
-        f"{problems} exceed the model's {limit} positions with their completions: {way_out}--skip_long_prompts leaves "
-        "them out and counts them as wrong"
-    )
 
 
 # ---- engines
@@ -290,11 +263,14 @@ def choose_backend(name, dirs):
     return name
 
 
-def make_transformers_engine(args, dirs, eos_token_ids, pad_token_id, probe):
-    """The answer function of an Engine: our own sampler, once its answers to the Requests `probe` were checked."""
+def make_transformers_engine(args, dirs, eos_token_ids, pad_token_id, prompts):
+    """answer(requests, temperature, finished), which calls finished(i, [Completion]) as requests end: our own sampler.
+
+    Raises BadInput if its answers to the first prompts disagree with a forward pass.
+    """
     from transformers.utils import logging
 
-    from maths_generation import Sampling, check_sampler, generate
+    from maths_generation import Request, Sampling, check_sampler, generate
 
     logging.disable_progress_bar()
     device, dtype = choose_precision()
@@ -304,13 +280,14 @@ def make_transformers_engine(args, dirs, eos_token_ids, pad_token_id, probe):
         sampling = Sampling(temperature, args.top_p, 0, args.max_new_tokens, eos_token_ids, pad_token_id)
         return generate(model, requests, sampling, args.batch_size, finished)
 
+    probe = [Request(ids, 0, range(1)) for ids in prompts[:8]]
     difference = check_sampler(model, probe, answer(probe, 1.0, None), 1.0)
     print(f"sampler: own; its log-probabilities are within {difference:.1g} of a forward pass", file=sys.stderr)
     return answer
 
 
 def make_vllm_engine(args, dirs, eos_token_ids, longest):
-    """The answer function of an Engine: vLLM."""
+    """The same of vLLM; longest: tokens of the longest prompt and completion together."""
     from vllm import LLM, SamplingParams
 
     from maths_generation import Completion
@@ -348,7 +325,7 @@ def find_missing(args, out, problems):
         stored = Counter()
         if (out / f"{name}.jsonl").exists():
             for row in read_rows(out / f"{name}.jsonl", rows):
-                stored[rows[row["id"]]["id"], row["temperature"]] |= 1 << row["sample"]
+                stored[row["id"], row["temperature"]] |= 1 << row["sample"]
         for t in args.temperatures:
             samples = range(count_samples(args, t))
             todo = {i: [s for s in samples if not stored[i, t] >> s & 1] for i in chosen(args, rows)}
@@ -361,8 +338,8 @@ def chosen(args, rows):
     return list(rows)[: args.limit]
 
 
-def answer_task(args, engine, task, file, bar):
-    """Generate, grade and append what is missing of a task.
+def answer_task(args, answer, decode, task, file, bar):
+    """Generate, grade and append what is missing of a task. decode(ids) -> (text, number of tokens, finish reason).
 
     Whole chunks are generated, the same ones in every run, even where a part of a chunk is stored already: a batch of
     the same rows rounds the same way, so the completions are those of a run that was never interrupted.
@@ -383,68 +360,47 @@ def answer_task(args, engine, task, file, bar):
         chunk = ids[start : start + size]
 
         def finished(place, completions, chunk=chunk):
-            wanted = task.missing.get(chunk[place], [])
-            rows = [make_row(chunk[place], task.temperature, s, *engine.decode(completions[s].ids)) for s in wanted]
-            if rows:
-                store(rows)
+            if wanted := task.missing.get(chunk[place]):
+                store([make_row(chunk[place], task.temperature, s, *decode(completions[s].ids)) for s in wanted])
 
         if any(i in task.missing for i in chunk):
             seeds = [make_seed(args.seed, task.name, i, task.temperature) for i in chunk]
             requests = [Request(task.prompts[i], seed, range(n)) for i, seed in zip(chunk, seeds, strict=True)]
-            engine.answer(requests, task.temperature, finished)
+            answer(requests, task.temperature, finished)
 
 
-def make_decoder(tokenizer, eos_token_ids):
-    """decode(token ids) -> (text, number of tokens, finish reason)."""
-    ends = set(eos_token_ids)
-
-    def decode(tokens):
-        reason = "stop" if tokens[-1] in ends else "length"
-        return tokenizer.decode(tokens, skip_special_tokens=True), len(tokens), reason
-
-    return decode
-
-
-def settle_settings(args, out, dirs, problems, config, longest):
-    """Choose backend and batch size, write settings.json. Raises BadInput if `out` holds results of other settings."""
+def generate_missing(args, out, dirs, problems):
+    """Complete the rows under `out`; returns the settings they were made with. All checks come before the model."""
+    config, generation_config = load_config(dirs[-1])
     device, dtype = choose_precision()
+    tokenizer = load_tokenizer(dirs)
+    asked = {name: {i: rows[i] for i in chosen(args, rows)} for name, rows in problems.items()}
+    prompts = encode_prompts(tokenizer, asked, config, args.max_new_tokens, args.skip_long_prompts)
+    known = [ids for rows in prompts.values() for ids in rows.values()]
+    longest = max(map(len, known), default=1) + args.max_new_tokens
     args.backend = choose_backend(args.backend, dirs)
     args.batch_size = args.batch_size or choose_batch_size(config, longest, device, dtype)
     settings = make_settings(args, dirs, problems, describe_device(device, dtype))
     if there := read_settings(out):
         settings = merge_settings(out, settings, there, args.accept_changes)
     write_json(out / "settings.json", settings)
-    return settings
-
-
-def generate_missing(args, out, dirs, problems):
-    """Complete the rows under `out`; returns the settings they were made with. All checks come before the model."""
-    config, generation_config = load_config(dirs[-1])
-    tokenizer = load_tokenizer(dirs)
-    asked = {name: {i: rows[i] for i in chosen(args, rows)} for name, rows in problems.items()}
-    prompts = encode_prompts(tokenizer, asked, config, args.max_new_tokens, args.skip_long_prompts)
-    longest = max((len(p) for ids in prompts.values() for p in ids.values()), default=1) + args.max_new_tokens
-    settings = settle_settings(args, out, dirs, problems, config, longest)
     if missing := find_missing(args, out, problems):
         eos = get_eos_token_ids(tokenizer, generation_config)
         tasks = [Task(name, t, problems[name], prompts[name], todo) for (name, t), todo in missing.items()]
-        answer = make_answer(args, dirs, eos, tokenizer.pad_token_id or eos[0], prompts)
-        answer_all(args, Engine(answer, make_decoder(tokenizer, eos)), out, tasks)
+        if args.backend == "vllm":
+            answer = make_vllm_engine(args, dirs, eos, longest)
+        else:
+            answer = make_transformers_engine(args, dirs, eos, tokenizer.pad_token_id or eos[0], known)
+
+        def decode(ids):
+            text = tokenizer.decode(ids, skip_special_tokens=True)
+            return text, len(ids), "stop" if ids[-1] in eos else "length"
+
+        answer_all(args, answer, decode, out, tasks)
     return settings
 
 
-def make_answer(args, dirs, eos_token_ids, pad_token_id, prompts):
-    """The chosen backend's answer function, see Engine."""
-    from maths_generation import Request
-
-    known = [ids for rows in prompts.values() for ids in rows.values()]
-    if args.backend == "vllm":
-        return make_vllm_engine(args, dirs, eos_token_ids, max(map(len, known), default=1) + args.max_new_tokens)
-    probe = [Request(ids, 0, range(1)) for ids in known[:8]]
-    return make_transformers_engine(args, dirs, eos_token_ids, pad_token_id, probe)
-
-
-def answer_all(args, engine, out, tasks):
+def answer_all(args, answer, decode, out, tasks):
     """Generate and store the missing rows of every task, with a progress bar."""
     from tqdm import tqdm
 
@@ -456,7 +412,7 @@ def answer_all(args, engine, out, tasks):
             try:
                 cut_torn_line(path)
                 with open(path, "a", encoding="utf-8") as file:
-                    answer_task(args, engine, task, file, bar)
+                    answer_task(args, answer, decode, task, file, bar)
             except OSError as error:
                 raise BadInput(f"cannot write {path} ({error.strerror}): start again to go on") from None
 
@@ -468,9 +424,8 @@ def regrade_stored(args, out, problems):
         raise BadInput(f"nothing to grade again in {out}: there are no results")
     if left := sorted({p.stem for p in out.glob("*.jsonl")} - problems.keys()):
         raise BadInput(f"--regrade covers a whole directory: add --datasets {' '.join([*problems, *left])}")
-    for name, rows in problems.items():
-        if hash_problems(rows) != settings["data"].get(name, hash_problems(rows)):
-            raise BadInput(f"{out} holds results of another version of {name}: choose another --output_dir")
+    if mixed := [n for n, rows in problems.items() if settings["data"].get(n) not in (None, hash_problems(rows))]:
+        raise BadInput(f"{out} holds results of another version of {mixed[0]}: choose another --output_dir")
     for name, rows in problems.items():
         if (out / f"{name}.jsonl").exists():
             print(f"{name}: {regrade(out / f'{name}.jsonl', rows)} verdicts changed")
@@ -484,9 +439,8 @@ def parse_args(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("--model_path", required=True, help="run directory, checkpoint, adapter, cached model, demo")
     parser.add_argument("--samples_per_prompt", type=int, default=1, help="at temperatures above 0 (default: 1)")
-    parser.add_argument(
-        "--datasets", nargs="+", help=f"{', '.join(DATASETS)} or FILE.jsonl (default: the paper's, or demo)"
-    )
+    names = f"{', '.join(DATASETS)} or FILE.jsonl (default: the paper's, or demo)"
+    parser.add_argument("--datasets", nargs="+", help=names)
     parser.add_argument("--temperatures", nargs="+", type=float, default=TEMPERATURES, help="default: 0 to 0.8")
     parser.add_argument("--top_p", type=float, default=1.0, help="default: 1")
     parser.add_argument("--max_new_tokens", type=int, default=128, help="default: 128")
@@ -502,11 +456,10 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     for name in args.datasets or ():
         find_dataset(name)
-    at_least_one = ("max_new_tokens", "limit", "batch_size")
-    if bad := next((f for f in at_least_one if getattr(args, f) is not None and getattr(args, f) < 1), None):
-        raise BadInput(f"--{bad} {getattr(args, bad)}: must be at least 1")
-    if not 1 <= args.samples_per_prompt <= MAX_SAMPLES:
-        raise BadInput(f"--samples_per_prompt {args.samples_per_prompt}: must be 1 to {MAX_SAMPLES}")
+    limits = {"samples_per_prompt": MAX_SAMPLES, "max_new_tokens": None, "limit": None, "batch_size": None}
+    for name, most in limits.items():
+        if (value := getattr(args, name)) is not None and not 1 <= value <= (most or value):
+            raise BadInput(f"--{name} {value}: must be {f'1 to {most}' if most else 'at least 1'}")
     for t in args.temperatures:
         if not 0 <= t < math.inf or args.temperatures.count(t) > 1:
             raise BadInput(f"--temperatures {t:g}: numbers of 0 or more, each once")
@@ -515,13 +468,6 @@ def parse_args(argv=None):
     if not 0 <= args.seed < 2**63:
         raise BadInput(f"--seed {args.seed}: must be 0 or more")
     return args
-
-
-def print_left_out(summary):
-    """How many problems of each data set were left out, where any were."""
-    for name, temperatures in summary["datasets"].items():
-        if left_out := max(figures.get("left_out", 0) for figures in temperatures.values()):
-            print(f"{name}: {left_out} problems left out, their prompts do not fit the model; they count as wrong")
 
 
 def main():
@@ -536,7 +482,9 @@ def main():
         settings = regrade_stored(args, out, problems) if args.regrade else generate_missing(args, out, dirs, problems)
         summary = write_summary(args, out, problems, settings)
     print_table(summary)
-    print_left_out(summary)
+    for name, temperatures in summary["datasets"].items():
+        if left_out := max(figures.get("left_out", 0) for figures in temperatures.values()):
+            print(f"{name}: {left_out} problems left out, their prompts do not fit the model; they count as wrong")
     print(f"rows and summary.json in {out}")
     return 0
 

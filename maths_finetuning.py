@@ -27,54 +27,17 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from apply_patches import require_patched_trl, trust_region_methods
-from maths_common import (
-    BadInput,
-    free_bytes,
-    get_cache_dir,
-    go_offline,
-    hash_value,
-    make_parser,
-    read_json,
-    run_script,
-    size_text,
-    write_json,
-)
+from maths_common import BadInput, get_cache_dir, go_offline, hash_value, make_parser, run_script, write_json
 from maths_datasets import build_prompt, find_dataset, load_training_split
 from maths_figures import plot_training
 from maths_hyperparameters import check_names, print_config, read_recipe, resolve
-from maths_models import (
-    check_weights,
-    choose_precision,
-    describe_device,
-    find_model,
-    get_eos_token_ids,
-    load_model,
-    load_tokenizer,
-)
+from maths_models import check_weights, find_model, get_eos_token_ids, load_model, load_tokenizer
 from maths_rewards import REWARDS
-from maths_runs import (
-    EXIT_SAVED,
-    check_same_run,
-    clear_checkpoints,
-    cut_log,
-    decides_training,
-    find_checkpoint,
-    lock_run_dir,
-    make_record,
-    read_record,
-    write_model_card,
-)
+from maths_runs import EXIT_SAVED, check_room, decides_training, open_run, write_model_card
 
 # What may differ when a run is continued: where things lie and how they are shown, not what is computed.
-NOT_PART_OF_THE_RUN = {
-    "output_dir",
-    "report_to",
-    "run_name",
-    "disable_tqdm",
-    "log_completions",
-    "project",
-    "trackio_space_id",
-}
+NOT_PART_OF_THE_RUN = "output_dir report_to run_name disable_tqdm log_completions project trackio_space_id".split()
+INERT = "is inert: every ratio is 1 (one update per generation), so all methods have the same gradient up to a factor"
 
 
 # ---- configuration
@@ -91,61 +54,38 @@ def methods():
 def parse_own_flags(argv):
     """The flags that are not TRL's -> (namespace, the rest of argv)."""
     parser = make_parser(__doc__, allow_abbrev=False)
-    parser.add_argument("--model", required=True, help="demo, a name in the cache, or a model directory")
-    parser.add_argument(
-        "--trust_region_method", choices=methods(), required=True, help="the ratio's constraint, or sft"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of data order, sampling and initialisation (default: 0)")
-    parser.add_argument("--dataset", help="or FILE.jsonl (default: demo for the demo model, else gsm8k)")
-    parser.add_argument("--config", help="recipe: a YAML mapping of flags to values")
-    parser.add_argument("--cache_dir", help="default: $GRPSPO_CACHE, else ./cached_files")
-    parser.add_argument("--output_root", default="runs", help="runs go to <root>/<model>/<method>/seed<N>")
-    parser.add_argument(
-        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: a GPU if there is one"
-    )
-    parser.add_argument(
-        "--sampler", choices=["auto", "own", "trl"], default="auto", help="default: own; on a GPU the faster at first"
-    )
-    parser.add_argument("--merge_adapter", action="store_true", help="with LoRA: also fold the adapter into the model")
-    parser.add_argument("--overwrite", action="store_true", help="start afresh; an existing run is moved aside")
-    parser.add_argument(
-        "--accept_changes", action="store_true", help="continue though code, data or device differ; run.json says so"
-    )
-    parser.add_argument("--print_config", action="store_true", help="show every value and its origin, start nothing")
+    add_argument = parser.add_argument
+    add_argument("--model", required=True, help="demo, a name in the cache, or a model directory")
+    add_argument("--trust_region_method", choices=methods(), required=True, help="the ratio's constraint, or sft")
+    add_argument("--seed", type=int, default=0, help="of data order, sampling and initialisation (default: 0)")
+    add_argument("--dataset", help="or FILE.jsonl (default: demo for the demo model, else gsm8k)")
+    add_argument("--config", help="recipe: a YAML mapping of flags to values")
+    add_argument("--cache_dir", help="default: $GRPSPO_CACHE, else ./cached_files")
+    add_argument("--output_root", default="runs", help="runs go to <root>/<model>/<method>/seed<N>")
+    add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: a GPU if there is one")
+    sampler_help = "default: own; on a GPU the faster at first"
+    add_argument("--sampler", choices=["auto", "own", "trl"], default="auto", help=sampler_help)
+    add_argument("--merge_adapter", action="store_true", help="with LoRA: also fold the adapter into the model")
+    add_argument("--overwrite", action="store_true", help="start afresh; an existing run is moved aside")
+    changes_help = "continue though code, data or device differ; run.json says so"
+    add_argument("--accept_changes", action="store_true", help=changes_help)
+    add_argument("--print_config", action="store_true", help="show every value and its origin, start nothing")
     recipe = read_recipe(argv)
-    own = {action.dest for action in parser._actions}
-    for action in parser._actions:  # a recipe may hold our own flags too
-        if action.dest in recipe:
-            action.default, action.required = recipe[action.dest], False
-    args, rest = parser.parse_known_args(argv)
-    for name in ("trust_region_method", "device", "sampler"):
-        check_choice(parser, name, getattr(args, name))
-    args.seed = whole_number("seed", args.seed)
+    own = {action.dest for action in parser._actions}  # a recipe may hold our own flags too
+    told = [f"--{k}" if v is True else f"--{k}={v}" for k, v in recipe.items() if k in own and str(v) != "False"]
+    args, rest = parser.parse_known_args([*told, *argv])
+    if not 0 <= args.seed < 2**32:  # the range NumPy takes
+        raise BadInput(f"seed must be a whole number from 0 to 4294967295, got {args.seed}")
     args.recipe = {key: value for key, value in recipe.items() if key not in own}
     check_names(args, rest)
     return args, rest
-
-
-def check_choice(parser, name, value):
-    """argparse checks choices of flags but not of defaults, which is what a recipe sets. Raises BadInput."""
-    choices = next(action.choices for action in parser._actions if action.dest == name)
-    if value is not None and value not in choices:
-        raise BadInput(f"recipe: {name} is {value!r}; choose from {', '.join(choices)}")
-
-
-def whole_number(name, value):
-    """A seed as an int in [0, 2**32), the range NumPy takes; raises BadInput."""
-    if not isinstance(value, int) or not 0 <= value < 2**32:
-        raise BadInput(f"{name} must be a whole number from 0 to 4294967295, got {value!r}")
-    return value
 
 
 def check_config(args, config, model_config):
     """Raises BadInput for what TRL would find only after the model is loaded, or never."""
     from transformers.integrations import get_available_reporting_integrations
 
-    missing = [name for name in config.report_to if name not in get_available_reporting_integrations()]
-    if missing:
+    if missing := [name for name in config.report_to if name not in get_available_reporting_integrations()]:
         raise BadInput(f"--report_to {missing[0]}: not installed here (pip install {missing[0]}, or --report_to none)")
     if getattr(config, "use_vllm", False) and find_spec("vllm") is None:
         raise BadInput("--use_vllm: vllm is not installed here (pip install vllm, on a machine with a GPU)")
@@ -162,17 +102,6 @@ def check_config(args, config, model_config):
         raise BadInput("per_device_train_batch_size and gradient_accumulation_steps must be at least 1")
 
 
-def check_room(path, model_path, checkpoints):
-    """Raises BadInput if the disk cannot hold so many checkpoints of fp32 weights and AdamW's two moments."""
-    weights = sum(file.stat().st_size for file in model_path.glob("*.safetensors"))
-    stored = read_json(model_path / "config.json", "fetch the model again")
-    half = stored.get("dtype", stored.get("torch_dtype")) in ("bfloat16", "float16")
-    need = checkpoints * 3 * weights * (2 if half else 1)
-    if free_bytes(path) < need:
-        free = size_text(free_bytes(path))
-        raise BadInput(f"{path}: {free} free, {checkpoints} checkpoints need about {size_text(need)}")
-
-
 # ---- data
 
 
@@ -180,14 +109,12 @@ def load_training_data(name, method, seed, cache_dir):
     """(train, validation) as TRL wants them: `prompt`, and `gold` and `kind` for the reward or `completion` for SFT."""
     train, validation = load_training_split(name, seed, cache_dir, need_solution=method == "sft")
 
-    def for_grpo(row):
-        return {"prompt": build_prompt(row["question"]), "gold": row["gold"], "kind": row["kind"]}
+    def add(row):
+        prompt = {"prompt": build_prompt(row["question"])}
+        if method == "sft":
+            return {**prompt, "completion": [{"role": "assistant", "content": row["solution"]}]}
+        return {**prompt, "gold": row["gold"], "kind": row["kind"]}
 
-    def for_sft(row):
-        answer = {"role": "assistant", "content": row["solution"]}
-        return {"prompt": build_prompt(row["question"]), "completion": [answer]}
-
-    add = for_sft if method == "sft" else for_grpo
     return tuple(part.map(add, remove_columns=part.column_names) for part in (train, validation))
 
 
@@ -219,16 +146,11 @@ def describe(config, weights, rows, processes):
         return [f"supervised: {batch} rows a step, {rows // batch} steps an epoch", *lines]
     cycle, completions = cycle_steps(config), config.generation_batch_size
     prompts = completions // config.num_generations
-    generations = max(
-        1, cycle * config.gradient_accumulation_steps // (config.steps_per_generation * config.num_iterations)
-    )
+    generations = cycle * config.gradient_accumulation_steps // (config.steps_per_generation * config.num_iterations)
     epoch = rows // prompts * cycle // generations
-    inert = (
-        "is inert: every ratio is 1 (one update per generation), so all methods have the same gradient up to a factor"
-    )
-    live = "can bind: a generation is used for more than one update"
+    acts = INERT if is_inert(config) else "can bind: a generation is used for more than one update"
     return [
-        f"trust region: {config.trust_region_method} {inert if is_inert(config) else live}",
+        f"trust region: {config.trust_region_method} {acts}",
         f"cycle: {cycle} step{'s' * (cycle > 1)} for {completions * generations} completions of "
         f"{prompts * generations} prompts; an epoch is {epoch} steps and {rows // prompts * completions} completions",
         *lines,
@@ -301,14 +223,9 @@ def make_trainer(args, config, model_config, model, tokenizer, data, settle=None
     """TRL's GRPOTrainer or SFTTrainer for this run; settle: see make_rollout."""
     from trl import GRPOTrainer, SFTTrainer, get_peft_config
 
-    common = {
-        "model": model,
-        "args": config,
-        "processing_class": tokenizer,
-        "train_dataset": data["train"],
-        "eval_dataset": data["validation"],
-        "peft_config": get_peft_config(model_config),
-    }
+    common = {"model": model, "args": config, "processing_class": tokenizer}
+    common |= {"train_dataset": data["train"], "eval_dataset": data["validation"]}
+    common |= {"peft_config": get_peft_config(model_config)}
     if args.trust_region_method == "sft":
         return SFTTrainer(**common)
     from maths_rollout import make_rollout  # imports torch
@@ -323,12 +240,12 @@ def train(trainer, run, checkpoint):
 
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except (OSError, SafetensorError) as error:
-        raise SystemExit(f"cannot write to {run.path}: {error}; the last checkpoint is intact") from None
-    except RuntimeError as error:
-        if not any(word in str(error) for word in ("PytorchStreamWriter", "inline_container")):  # torch.save's words
+    except (OSError, SafetensorError, RuntimeError) as error:
+        full = any(word in str(error) for word in ("PytorchStreamWriter", "inline_container"))  # torch.save's words
+        if isinstance(error, RuntimeError) and not full:
             raise
-        raise SystemExit(f"cannot write to {run.path}: the disk is full; the last checkpoint is intact") from None
+        reason = "the disk is full" if full else error
+        raise SystemExit(f"cannot write to {run.path}: {reason}; the last checkpoint is intact") from None
     return run.signal is None or trainer.state.global_step >= trainer.state.max_steps
 
 
@@ -338,15 +255,6 @@ def identify(args, values, processes):
     own = {"model": args.model, "method": args.trust_region_method, "processes": processes}
     own |= {"dataset": find_dataset(args.dataset)[0], "merge_adapter": args.merge_adapter, "sampler": args.sampler}
     return json.loads(json.dumps({**chosen, **own}, default=str))
-
-
-def check_trl(method):
-    """Raises BadInput unless the trainer itself knows the method; SFT needs no patch."""
-    try:
-        if method != "sft":
-            require_patched_trl(method)
-    except ValueError as error:
-        raise BadInput(str(error)) from None
 
 
 def check_model(args):
@@ -366,33 +274,17 @@ def main():
     args.dataset = str(args.dataset or ("demo" if Path(args.model).name == "demo" else "gsm8k"))
     find_dataset(args.dataset)
     model_path = None if args.print_config else check_model(args)  # before TRL, whose import takes seconds
-    check_trl(args.trust_region_method)
+    try:
+        if args.trust_region_method != "sft":
+            require_patched_trl(args.trust_region_method)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
     config, model_config, values = resolve(args, rest)
     if args.print_config:
         print_config(values)
         return 0
     check_config(args, config, model_config)
     return run_training(args, config, model_config, values, model_path)
-
-
-def open_run(args, config, chosen, values, decides):
-    """Lock and prepare the run directory, on the main process first -> (path, record, checkpoint, log rows, lock).
-
-    Raises BadInput as lock_run_dir and check_same_run do.
-    """
-    path, lock, rows, processes = Path(config.output_dir), None, [], config.distributed_state
-    if processes.is_main_process:
-        lock = lock_run_dir(path, args.overwrite)
-        if read_record(path) is None:
-            write_json(path / "run.json", make_record(args, values, chosen, decides))
-        record = read_record(path)
-        check_same_run(path, record, chosen, decides, args.accept_changes)
-        if record["status"] != "finished":
-            clear_checkpoints(path)
-            checkpoint = find_checkpoint(path)
-            rows = cut_log(path / "metrics.jsonl", int(checkpoint.name.split("-")[1]) if checkpoint else 0)
-    processes.wait_for_everyone()
-    return path, read_record(path), find_checkpoint(path), rows, lock
 
 
 def quieten():
@@ -421,7 +313,7 @@ def run_training(args, config, model_config, values, model_path):
     args.sampler, why = (None, "") if method == "sft" else choose_sampler(args, config, model_config)
     chosen = identify(args, values, processes.num_processes)
     hashes = {name: f"{len(rows)} rows, {hash_value(rows.to_list())[:16]}" for name, rows in data.items()}
-    decides = decides_training(method, model_path, hashes, describe_device(*choose_precision(args.device)))
+    decides = decides_training(method, model_path, hashes, args.device)
     path, record, checkpoint, rows, lock = open_run(args, config, chosen, values, decides)
     if record["status"] == "finished":
         say(f"{path} is finished; --overwrite starts it afresh")
@@ -458,16 +350,11 @@ def finish_training(args, trainer, path, record, rows, checkpoint, say):
         write_model_card(path, record)
         run.write_record("finished")
         say(f"finished: {path} ({record['wall_seconds']:.0f} s)")
-        draw_curve(path)
+        try:
+            plot_training([path], path / "reward_curve.png")
+        except (OSError, ValueError, TypeError, ImportError, RuntimeError) as error:  # costs nothing but the picture
+            print(f"warning: no reward_curve.png ({error}); the run is finished", file=sys.stderr)
     return 0
-
-
-def draw_curve(path):
-    """Draw the training curve of a finished run; a picture that fails is a warning and costs nothing else."""
-    try:
-        plot_training([path], path / "reward_curve.png")
-    except (OSError, ValueError, TypeError, ImportError, RuntimeError) as error:
-        print(f"warning: no reward_curve.png ({error}); the run is finished", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,7 @@ Optimisation", arXiv 2509.21282, draw 4 in training and 1 or more in evaluation)
 
 Every sample owns its random numbers, drawn from (seed of its request, sample index). What a prompt is answered
 therefore does not depend on its neighbours, except that a matrix product may round its last bit differently in another
-batch. `check_sampler` holds a sampler's own log-probabilities against an ordinary forward pass: training and evaluation
-start with it, on the device at hand.
+batch. Training and evaluation start with `check_sampler`, on the device at hand.
 """
 
 import os
@@ -205,14 +204,12 @@ class _Batch:
         rows = [r for r in ended if self.owner[r] is not None]
         if not rows:
             return []
+        finished = []
         base = min(self.first[r] for r in rows)
         texts, logps = (x[rows, base : self.now + 1].tolist() for x in (self.tokens, self.logps))
-        begin = [self.first[r] - base for r in rows]
-        finished = [
-            (self.owner[r], Completion(text[start:], values[start:]))
-            for r, text, values, start in zip(rows, texts, logps, begin, strict=True)
-        ]
-        for r in rows:
+        for r, text, values in zip(rows, texts, logps, strict=True):
+            start = self.first[r] - base
+            finished.append((self.owner[r], Completion(text[start:], values[start:])))
             self.owner[r] = None
         self.position_zero[rows] = self.now  # an idle row keeps decoding until it is reused: keep its positions small
         self.low = min((self.left[r] for r in self.live()), default=self.now)
@@ -283,9 +280,8 @@ def _read_prompts(model, prompts, shared, pad_token_id):
 
 def _waiting_rows(model, requests, order, sampling):
     """Yields a _Waiting for every row to decode, in order."""
-    prompts = [r.ids for r in requests]
+    prompts, pad = [r.ids for r in requests], sampling.pad_token_id
     begin = os.path.commonprefix([prompts[i][:-2] for i in order])  # the system prompt: read once for all
-    pad = sampling.pad_token_id
     shared = _read_prompts(model, [[*begin, pad]], None, pad) if begin and len(order) > 1 else None
     limit = CPU_PREFILL_TOKENS if _on_cpu(model) else GPU_PREFILL_TOKENS
     at = 0
@@ -343,16 +339,14 @@ def generate(model, requests, sampling, batch_size, progress=None):
     """
     _check(model, requests, sampling, batch_size)
     samples = [[None] * len(r.samples) for r in requests]
-    missing = [len(r.samples) for r in requests]
     with _ready(model), torch.inference_mode():
-        while order := sorted((i for i, n in enumerate(missing) if n), key=lambda i: -len(requests[i].ids)):
+        while order := sorted((i for i, s in enumerate(samples) if None in s), key=lambda i: -len(requests[i].ids)):
             for i in order:
-                missing[i] = len(requests[i].samples)  # after running out of memory: again from the start
+                samples[i] = [None] * len(requests[i].samples)  # after running out of memory: again from the start
             try:
                 for (i, place), completion in _decode(model, requests, order, sampling, batch_size):
                     samples[i][place] = completion
-                    missing[i] -= 1
-                    if progress and not missing[i]:
+                    if progress and None not in samples[i]:
                         progress(i, samples[i])
             except torch.OutOfMemoryError:
                 if batch_size == 1:

@@ -8,7 +8,6 @@ a model and method. Its values are those of the published scripts of Probability
 0.5B from the text, where the scripts have 1e-6, and neither could be checked here.
 """
 
-import argparse
 import difflib
 import re
 from importlib.util import find_spec
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from maths_common import BadInput
+from maths_common import BadInput, make_parser
 from maths_models import choose_precision
 from maths_rewards import REWARDS
 
@@ -51,12 +50,7 @@ GRPO = {
     "metric_for_best_model": "eval_reward",
     "reward_weights": list(REWARDS.values()),  # ours
 }
-SFT = {
-    **ALL_RUNS,
-    "num_train_epochs": 20,
-    "learning_rate": 2e-5,  # TRL's default
-    "metric_for_best_model": "eval_loss",
-}
+SFT = {**ALL_RUNS, "num_train_epochs": 20, "learning_rate": 2e-5, "metric_for_best_model": "eval_loss"}  # TRL's rate
 
 # Per model and method, from the published scripts.
 PRESETS = {
@@ -64,13 +58,11 @@ PRESETS = {
         "clip": {"learning_rate": 1e-6, "epsilon": 0.1, "num_iterations": 2},
         "noclip": {"learning_rate": 1e-6, "num_iterations": 1},
         "pspo": {"learning_rate": 5e-7, "smoothing_alpha": 0.1, "num_iterations": 2},
-        "sft": {},
     },
     "Qwen2.5-1.5B": {
         "clip": {"learning_rate": 5e-7, "epsilon": 0.2, "num_iterations": 2},
         "noclip": {"learning_rate": 1e-6, "num_iterations": 1},
         "pspo": {"learning_rate": 5e-7, "smoothing_alpha": 0.1, "num_iterations": 2},
-        "sft": {},
     },
     "demo": {  # ours: two updates a generation, so that every trust region is live
         "clip": {"learning_rate": 1e-4, "epsilon": 0.2, "num_iterations": 2},
@@ -107,9 +99,7 @@ DEMO = {
     "eval_steps": 40,
     "save_steps": 40,
 }
-DEMO_SFT = {
-    k: v for k, v in DEMO.items() if k in ("per_device_eval_batch_size", "warmup_steps", "eval_steps", "save_steps")
-}
+DEMO_SFT = {key: DEMO[key] for key in ("per_device_eval_batch_size", "warmup_steps", "eval_steps", "save_steps")}
 
 # Flags of the Hugging Face dataclasses that would be parsed and then ignored, or must not be used here.
 REFUSED = {
@@ -127,16 +117,16 @@ REFUSED = {
 
 def read_recipe(argv):
     """The mapping in the file after --config, {} without one; raises BadInput."""
-    paths = [b for a, b in zip(argv, argv[1:], strict=False) if a == "--config"]
-    paths += [a.removeprefix("--config=") for a in argv if a.startswith("--config=")]
-    if not paths:
+    parser = make_parser(None, allow_abbrev=False, add_help=False)
+    parser.add_argument("--config")
+    if not (path := parser.parse_known_args(argv)[0].config):
         return {}
     try:
-        recipe = yaml.safe_load(Path(paths[-1]).read_text(encoding="utf-8"))
+        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadInput(f"cannot read the recipe {paths[-1]}: {error}") from None
+        raise BadInput(f"cannot read the recipe {path}: {error}") from None
     if not isinstance(recipe, dict) or "env" in recipe:
-        raise BadInput(f"the recipe {paths[-1]} must be a mapping of flags to values (and has no 'env')")
+        raise BadInput(f"the recipe {path} must be a mapping of flags to values (and has no 'env')")
     return recipe
 
 
@@ -169,8 +159,7 @@ def read_field_names(method):
 def check_names(args, rest):
     """Raise BadInput for a flag, or a key of the recipe, that no option has or that must not be used here."""
     names = read_field_names(args.trust_region_method)
-    flags = [flag.split("=")[0] for flag in rest if flag.startswith("--")]
-    for shown in [*flags, *args.recipe]:
+    for shown in [*(word.split("=")[0] for word in rest if word.startswith("--")), *args.recipe]:
         key = shown.removeprefix("--").replace("-", "_")
         if key in REFUSED:
             raise BadInput(f"{key}: {REFUSED[key]}")
@@ -185,48 +174,30 @@ def resolve(args, rest):
     """
     from trl import GRPOConfig, ModelConfig, SFTConfig, TrlParser
 
-    device, dtype = choose_precision(args.device)
-    kinds = [SFTConfig if args.trust_region_method == "sft" else GRPOConfig, ModelConfig]
-    flags = explicit_flags(TrlParser(kinds, allow_abbrev=False), rest)
+    device, dtype = (str(part).removeprefix("torch.") for part in choose_precision(args.device))
+    kind = SFTConfig if args.trust_region_method == "sft" else GRPOConfig
+    parser = TrlParser([kind, ModelConfig], allow_abbrev=False)
+    parser.error = raise_bad_input
     layers = {
-        "machine": {
-            "use_cpu": device == "cpu",
-            "bf16": str(dtype)[6:] == "bfloat16",
-            "fp16": str(dtype)[6:] == "float16",
-        },
+        "machine": {"use_cpu": device == "cpu", "bf16": dtype == "bfloat16", "fp16": dtype == "float16"},
         "table": table_values(args),
         "run": run_values(args),
         "recipe": args.recipe,
-        "flag": flags,
     }
-    if not any("learning_rate" in layers[origin] for origin in ("table", "recipe", "flag")):
+    origins = {key: origin for origin, layer in layers.items() for key in layer}
+    flags = {word.split("=")[0] for word in rest}
+    origins |= {action.dest: "flag" for action in parser._actions if flags & {*action.option_strings}}
+    if "learning_rate" not in origins:
         raise BadInput(f"{args.model} has no row in the table of published values: give --learning_rate")
-    parser = TrlParser(kinds, allow_abbrev=False)
-    parser.error = raise_bad_input
-    values = {key: value for layer in ("machine", "table", "run", "recipe") for key, value in layers[layer].items()}
-    unknown = [key for key in values if key not in {action.dest for action in parser._actions}]
-    if unknown:
-        raise BadInput(unknown_key_message(unknown[0], [action.dest for action in parser._actions]))
-    parser.set_defaults_with_config(**values)
+    unknown = parser.set_defaults_with_config(**{k: v for layer in layers.values() for k, v in layer.items()})
     try:
-        config, model_config = parser.parse_args_into_dataclasses(rest)
+        config, model_config, *_, more = parser.parse_args_into_dataclasses(rest, return_remaining_strings=True)
     except (ValueError, ImportError) as error:  # TRL's and transformers' own validation
         raise BadInput(f"configuration: {error}") from None
-    origins = {key: origin for origin, layer in layers.items() for key in layer}
+    if unknown or more:
+        raise BadInput(unknown_key_message([*unknown, *more][0], [action.dest for action in parser._actions]))
     both = {**vars(model_config), **vars(config)}
-    values = {key: (both[key], origins.get(key, "default")) for key in sorted(both) if key[0] != "_"}
-    return config, model_config, values
-
-
-def explicit_flags(parser, rest):
-    """What the command line itself sets, {field: value}; raises BadInput for a flag that TRL does not have."""
-    parser.error = raise_bad_input
-    for action in parser._actions:
-        action.default, action.required = argparse.SUPPRESS, False
-    known, unknown = parser.parse_known_args(rest)
-    if unknown:
-        raise BadInput(unknown_key_message(unknown[0], [action.dest for action in parser._actions]))
-    return vars(known)
+    return config, model_config, {k: (both[k], origins.get(k, "default")) for k in sorted(both) if k[0] != "_"}
 
 
 def raise_bad_input(message):
@@ -244,7 +215,6 @@ def print_config(values):
     """Every value and where it came from, what was chosen first, TRL's defaults last."""
     width = max(map(len, values))
     print(f"{'option':{width}}  {'value':24}  origin (run: from --model, --trust_region_method and --seed)")
-    for origin in ("flag", "recipe", "run", "table", "machine", "default"):
-        rows = {key: value for key, (value, source) in values.items() if source == origin}
-        for key, value in rows.items():
-            print(f"{key:{width}}  {getattr(value, 'value', value)!r:24}  {origin}")
+    order = ("flag", "recipe", "run", "table", "machine", "default")
+    for key, (value, origin) in sorted(values.items(), key=lambda item: order.index(item[1][1])):
+        print(f"{key:{width}}  {getattr(value, 'value', value)!r:24}  {origin}")

@@ -37,6 +37,8 @@ from maths_comparison import (
 )
 from maths_figures import draw_figures
 from maths_page import write_page
+from maths_rows import read_rows
+from maths_runs import read_log
 from maths_statistics import MIN_SEEDS
 from maths_tables import CURVES, make_tables, percent, write_files
 
@@ -65,23 +67,6 @@ class Run:
 # ---- reading
 
 
-def read_rows(path):
-    """Yields a file's JSON objects; a last line that is being written is left out. Raises BadInput for other damage."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError):
-                    row = None
-                if isinstance(row, dict):
-                    yield row
-                elif line.endswith("\n"):
-                    raise BadInput(f"{path}, line {number} is damaged: delete the line, then start its command again")
-    except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}") from None
-
-
 def find_evaluation(path):
     """The directory with the rows of a run directory, or of an evaluation directory itself; None without one."""
     return next((p for p in (path / "evaluations", path) if (p / "summary.json").is_file()), None)
@@ -99,9 +84,8 @@ def read_run(path, datasets):
     run = Run(path, str(record.get("method", names[-1])), str(record.get("model", names[-2])), record.get("seed"))
     run.name, run.record, run.config = run.method, record, record.get("config") or {}
     run.state = str(record.get("status", "evaluated"))
-    if (home / "metrics.jsonl").is_file():
-        rows = (row for row in read_rows(home / "metrics.jsonl") if isinstance(row.get("step"), int))
-        run.log = [{key: value for key, value in row.items() if key in LOGGED} for row in rows]
+    rows = read_log(home / "metrics.jsonl")
+    run.log = [{key: value for key, value in row.items() if key in LOGGED} for row in rows]
     if evaluation is None:
         run.state += ", not evaluated"
         return run
@@ -123,11 +107,8 @@ def read_accuracy(path, name, run):
     """
     right, total = Counter(), Counter()
     for row in read_rows(path):
-        problem, t, correct = row.get("id"), row.get("temperature"), row.get("correct")
-        if not isinstance(problem, str) or not isinstance(t, int | float) or not isinstance(correct, bool):
-            raise BadInput(f"{path} has a row without id, temperature or verdict: evaluate again")
-        right[t, problem] += correct
-        total[t, problem] += 1
+        right[row["temperature"], row["id"]] += row["correct"]
+        total[row["temperature"], row["id"]] += 1
     accuracy = defaultdict(dict)
     for t, problem in total:
         accuracy[name, t][problem] = right[t, problem] / total[t, problem]

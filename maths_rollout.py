@@ -97,8 +97,7 @@ def draw(requests, trainer, pad_token_id, check=None):
 def make_rollout(seed, tokenizer, settle=None):
     """A rollout_func for GRPOTrainer: this sampler, which reads a prompt once for all its samples.
 
-    The first generation is held against a forward pass, which raises BadInput; the difference is logged all along,
-    under the name that TRL gives it for vLLM.
+    Raises BadInput if its first generation disagrees with a forward pass. The difference is logged, as vLLM's.
 
     settle({"own": seconds, "trl": seconds}) -> "own" or "trl" is asked once, about the first batch: on a GPU, where a
     step of a deep model costs the launches of its kernels, TRL's own path may be faster. It then takes over for good.

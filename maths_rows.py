@@ -7,6 +7,7 @@ Written by maths_evaluations.py and read by the report (Probability Smoothing Po
 """
 
 import json
+import mmap
 import os
 import sys
 from collections import Counter
@@ -19,52 +20,40 @@ from maths_rewards import format_reward
 MAX_SAMPLES = 1024
 REGRADE_ROWS = 1000  # at a time, so that slow answers are graded side by side
 TOO_LONG = "prompt_too_long"  # the finish_reason of a problem that was left out; it counts as wrong
-ROW = {  # the stored columns and their JSON types
-    "id": str,
-    "temperature": float,
-    "sample": int,
-    "completion": str,
-    "tokens": int,
-    "finish_reason": str,
-    "answer": (str, type(None)),
-    "rule": str,
-    "well_formed": bool,
-    "correct": bool,
-}
+# The stored columns and their JSON types: what is generated, and what the grader says of it.
+MADE = {"id": str, "temperature": (float, int), "sample": int, "completion": str, "tokens": int, "finish_reason": str}
+ROW = {**MADE, "answer": (str, type(None)), "rule": str, "well_formed": bool, "correct": bool}
 
 
-def make_row(problem_id, temperature, sample, completion, tokens, finish_reason):
-    """A row to store, not graded yet."""
-    return {
-        "id": problem_id,
-        "temperature": temperature,
-        "sample": sample,
-        "completion": completion,
-        "tokens": tokens,
-        "finish_reason": finish_reason,
-    }
+def make_row(*values):
+    """A row to store, not graded yet, from the values of the columns in MADE."""
+    return dict(zip(MADE, values, strict=True))
 
 
-def read_rows(path, problems):
+def read_rows(path, problems=None):
     """Yields the stored completions of a data set; a torn last line is passed over, and looking changes nothing.
 
-    Raises BadInput for a damaged line, a row that is there twice, or one whose problem the data set does not have.
+    Raises BadInput for a damaged line, a row that is there twice, one that is not of these `problems`, if given, or a
+    file that cannot be read.
     """
     seen = Counter()  # (problem id, temperature) -> a bit for every sample
-    with open(path, encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.endswith("\n"):
-                return  # it was being written when the process was killed
-            row = parse_row(line)
-            if row is None:
-                raise BadInput(f"{path}, line {number} is damaged: delete the line, then start the same command again")
-            if row["id"] not in problems:
-                raise BadInput(f"{path}, line {number} is of another data set: choose another --output_dir")
-            key = problems[row["id"]]["id"], row["temperature"]
-            if seen[key] >> row["sample"] & 1:
-                raise BadInput(f"{path}, line {number} is there twice: delete the line, then start again")
-            seen[key] |= 1 << row["sample"]
-            yield row
+    try:
+        with open(path, encoding="utf-8", errors="replace") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.endswith("\n"):
+                    return  # it is being written, or was when the process was killed
+                row = parse_row(line)
+                if row is None:
+                    raise BadInput(f"{path}, line {number} is damaged: delete the line, then evaluate again")
+                if problems is not None and row["id"] not in problems:
+                    raise BadInput(f"{path}, line {number} is of another data set: choose another --output_dir")
+                key = row["id"], row["temperature"]
+                if seen[key] >> row["sample"] & 1:
+                    raise BadInput(f"{path}, line {number} is there twice: delete the line, then evaluate again")
+                seen[key] |= 1 << row["sample"]
+                yield row
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from None
 
 
 def parse_row(line):
@@ -79,20 +68,14 @@ def parse_row(line):
 
 def cut_torn_line(path):
     """Drop what follows the last line end, a line that a killed process was writing; call it under the lock."""
-    if not path.exists():
+    size = path.stat().st_size if path.exists() else 0
+    if not size:
         return
-    with open(path, "r+b") as file:
-        end = at = file.seek(0, os.SEEK_END)
-        while at > 0:
-            start = max(0, at - 65536)
-            file.seek(start)
-            found = file.read(at - start).rfind(b"\n")
-            at = start + found + 1 if found >= 0 else start
-            if found >= 0:
-                break
-        if at < end:
-            print(f"{path}: dropped a line that was cut short", file=sys.stderr)
-            file.truncate(at)
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        end = text.rfind(b"\n") + 1
+    if end < size:
+        print(f"{path}: dropped a line that was cut short", file=sys.stderr)
+        os.truncate(path, end)
 
 
 def grade_rows(rows, problems):
@@ -120,10 +103,3 @@ def regrade(path, problems):
             changed += sum(row["correct"] != verdict for row, verdict in zip(rows, before, strict=True))
     os.replace(temporary, path)
     return changed
-
-
-def count_left_out(path, problems, ids):
-    """{temperature: how many of these problems were left out because their prompt does not fit}."""
-    wanted = set(ids)
-    rows = (r for r in read_rows(path, problems) if r["finish_reason"] == TOO_LONG and r["sample"] == 0)
-    return Counter(r["temperature"] for r in rows if r["id"] in wanted)

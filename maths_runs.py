@@ -28,16 +28,18 @@ from maths_common import (
     LOCK,
     ROOT,
     BadInput,
+    free_bytes,
     hash_file,
     hold_lock,
     make_parser,
     read_json,
     run_script,
+    size_text,
     write_json,
     write_text,
 )
 from maths_datasets import build_prompt
-from maths_models import hash_model
+from maths_models import choose_precision, describe_device, hash_model
 
 EXIT_SAVED = 75  # EX_TEMPFAIL of sysexits.h: saved, not finished; a batch system may start the same command again
 SAMPLER_VERSION = 2  # raised when the same seed draws other tokens in training
@@ -54,14 +56,8 @@ def what_decides(model_dirs, data, device, packages):
     model_dirs: as find_model_dirs has them. data: {name: hash of its rows}. device: as describe_device has it.
     packages: {name: version} of the libraries that compute.
     """
-    return {
-        "model": [hash_model(d) for d in model_dirs],
-        "data": data,
-        "prompt": build_prompt("QUESTION"),
-        "grader": GRADER_VERSION,
-        "device": device,
-        "versions": packages,
-    }
+    decides = {"model": [hash_model(d) for d in model_dirs], "data": data, "prompt": build_prompt("QUESTION")}
+    return {**decides, "grader": GRADER_VERSION, "device": device, "versions": packages}
 
 
 def find_changes(there, here):
@@ -92,28 +88,18 @@ def git_commit():
 
 def make_record(args, values, chosen, decides):
     """What run.json holds: everything needed to say what was run, on what, with which code."""
-    return {
-        "status": "running",
-        "model": args.model,
-        "method": args.trust_region_method,
-        "seed": args.seed,
-        "config": chosen,
-        "origins": {key: origin for key, (_, origin) in values.items() if origin != "default"},
-        "decides": decides,
-        "changes": [],
-        "python": platform.python_version(),
-        "git_commit": git_commit(),
-        "host": platform.node(),
-        "command": sys.argv,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "wall_seconds": 0.0,
-        "finished_steps": 0,
-    }
+    origins = {key: origin for key, (_, origin) in values.items() if origin != "default"}
+    record = {"status": "running", "model": args.model, "method": args.trust_region_method, "seed": args.seed}
+    record |= {"config": chosen, "origins": origins, "decides": decides, "changes": []}
+    record |= {"python": platform.python_version(), "git_commit": git_commit(), "host": platform.node()}
+    record |= {"command": sys.argv, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    return record | {"wall_seconds": 0.0, "finished_steps": 0}
 
 
 def decides_training(method, model_path, data, device):
-    """what_decides of a training run, with the patches and the sampler's version where they matter."""
-    decides = what_decides([model_path], data, device, {name: version(name) for name in PACKAGES})
+    """what_decides of a training run on a device (auto, cpu, cuda), with patches and sampler where they matter."""
+    versions = {name: version(name) for name in PACKAGES}
+    decides = what_decides([model_path], data, describe_device(*choose_precision(device)), versions)
     if method == "sft":
         return decides
     patches = {path: hash_file(ROOT / path) for path in ("grpotrainer.patch", "grpoconfig.patch")}
@@ -145,6 +131,35 @@ def check_same_run(path, record, chosen, decides, accept):
 
 
 # ---- the directory
+
+
+def open_run(args, config, chosen, values, decides):
+    """Lock and prepare the run directory, on the main process first -> (path, record, checkpoint, log rows, lock).
+
+    Raises BadInput as lock_run_dir and check_same_run do.
+    """
+    path, processes, lock, rows = Path(config.output_dir), config.distributed_state, None, []
+    if processes.is_main_process:
+        lock = lock_run_dir(path, args.overwrite)
+        if read_record(path) is None:
+            write_json(path / "run.json", make_record(args, values, chosen, decides))
+        record = read_record(path)
+        check_same_run(path, record, chosen, decides, args.accept_changes)
+        if record["status"] != "finished":
+            rows = rewind(path)
+    processes.wait_for_everyone()
+    return path, read_record(path), find_checkpoint(path), rows, lock
+
+
+def check_room(path, model_path, checkpoints):
+    """Raises BadInput if the disk cannot hold so many checkpoints of fp32 weights and AdamW's two moments."""
+    weights = sum(file.stat().st_size for file in model_path.glob("*.safetensors"))
+    stored = read_json(model_path / "config.json", "fetch the model again")
+    half = stored.get("dtype", stored.get("torch_dtype")) in ("bfloat16", "float16")
+    need = checkpoints * 3 * weights * (2 if half else 1)
+    if free_bytes(path) < need:
+        free = size_text(free_bytes(path))
+        raise BadInput(f"{path}: {free} free, {checkpoints} checkpoints need about {size_text(need)}")
 
 
 def lock_run_dir(path, overwrite):
@@ -207,35 +222,45 @@ def is_intact(path):
         return False
 
 
-def is_last(path):
-    """Whether a checkpoint was saved at the end of its run, which was then cut off before it was finished."""
-    state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-    return state["global_step"] >= state["max_steps"]
-
-
 def find_checkpoint(path):
     """The newest checkpoint of a run to continue from, or None: intact, and not of the run's last step.
 
     From the last step transformers 5.23 would train one step too many; the way there from the checkpoint before is the
     same, bit for bit.
     """
-    return next((p for p in list_checkpoints(path) if is_intact(p) and not is_last(p)), None)
+    for checkpoint in filter(is_intact, list_checkpoints(path)):
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        if state["global_step"] < state["max_steps"]:
+            return checkpoint
+    return None
 
 
 def list_checkpoints(path):
     """The checkpoints of a run, the newest first."""
-    return sorted(path.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True)
+    return sorted(path.glob("checkpoint-*"), key=step_of, reverse=True)
 
 
-def clear_checkpoints(path):
-    """Delete the checkpoints after the one that an unfinished run continues from; call it under the run's lock."""
+def rewind(path):
+    """Put an unfinished run back to the checkpoint it continues from, under its lock -> the rows of its log so far.
+
+    Later checkpoints are deleted, and so are later rows of metrics.jsonl.
+    """
     kept = find_checkpoint(path)
     for checkpoint in list_checkpoints(path):
         if checkpoint == kept:
-            return
+            break
         state = "the last step's, and the run is not finished" if is_intact(checkpoint) else "incomplete or damaged"
         print(f"{checkpoint} is {state}: it is deleted and trained again")
         shutil.rmtree(checkpoint)
+    step = step_of(kept) if kept else 0
+    rows = [row for row in read_log(path / "metrics.jsonl") if row["step"] <= step]
+    write_text(path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def step_of(checkpoint):
+    """The step a checkpoint was saved at, from its name."""
+    return int(checkpoint.name.split("-")[1])
 
 
 def read_log(path):
@@ -251,13 +276,6 @@ def read_log(path):
             if number < len(lines):
                 raise BadInput(f"{path}, line {number} is damaged: delete the line") from None
             del rows[number - 1 :]
-    return rows
-
-
-def cut_log(path, step):
-    """Keep the rows of metrics.jsonl up to `step`, under the run's lock; returns them."""
-    rows = [row for row in read_log(path) if row["step"] <= step]
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
 
