@@ -1,5 +1,4 @@
-"""
-Applies the two patches of this folder to an installed TRL, both or neither.
+"""Applies the two patches of this folder to an installed TRL, both or neither.
 
 The patches add `trust_region_method` (Probability Smoothing Policy Optimisation, https://arxiv.org/abs/2509.21282, and
 what it is compared with) to GRPOTrainer and GRPOConfig of one TRL release. Standard library only, and no
@@ -20,16 +19,13 @@ import ast
 import contextlib
 import datetime
 import difflib
-import errno
 import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
 import inspect
-import io
 import os
 import re
-import stat
 import sys
 import tempfile
 from pathlib import Path
@@ -38,70 +34,68 @@ from typing import NamedTuple
 # In this order: a patched trainer beside a pristine config stops at the import, whereas a patched config beside
 # a pristine trainer would accept "pspo" and train with "clip".
 PATCH_NAMES = ("grpotrainer.patch", "grpoconfig.patch")
-LOCK_NAME = ".apply_patches.lock"
-TEMPORARY_PREFIX = ".apply_patches.tmp."
+HERE = Path(__file__).resolve().parent
+TEMPORARY_PREFIX = ".apply_patches."
+LOCK_NAME = TEMPORARY_PREFIX + "lock"
 
 
 class Patch(NamedTuple):
-    """One patch file: the file it changes, relative to site-packages, and what its header promises."""
+    """What one patch file says."""
 
-    path: str
+    path: str  # of the file it changes, relative to site-packages
     release: str
     sha256_before: str
     sha256_after: str
     hunks: list
 
 
+def sha256(content):
+    """Hexadecimal sha256 of bytes."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def split_lines(content):
     """The lines of bytes with their line ends; unlike bytes.splitlines, a carriage return does not end one."""
-    return io.BytesIO(content).readlines()
+    return re.findall(rb"[^\n]*\n|[^\n]+", content)
 
 
 def parse_patch(content, name):
-    """
-    Reads the bytes of a patch of one file, called `name` in messages.
+    """Reads the bytes of a patch of one file, called `name` in messages; raises ValueError if it is not one of ours.
 
-    Returns a `Patch` whose hunks are `(first line in the old file, old lines, first line in the new file, new lines)`,
-    lines as bytes with their line ends, counted from 0. Raises ValueError if a header field is missing.
+    Returns a `Patch` whose hunks are `((first line, old lines), (first line, new lines))`, lines as bytes with their
+    line ends, counted from 0.
     """
-    header, marker, diff = content.partition(b"\n--- a/")
-    if not marker:
-        raise ValueError(f"{name} is not a patch with a/ and b/ paths; get it again from the repository")
-    fields = dict(re.findall(r"^(X-[\w-]+): (\S+)$", header.decode("ascii", "replace"), re.MULTILINE))
-    pieces = re.split(rb"^@@ -(\d+)(?:,\d+)? \+(\d+)(?:,\d+)? @@.*\n", diff, flags=re.MULTILINE)
+    header = content.partition(b"\n@@ ")[0].decode("ascii", "replace")
+    fields = dict(re.findall(r"^(X-[\w-]+: |--- a/)(\S+)$", header, re.MULTILINE))
+    pieces = re.split(rb"^@@ -(\d+)(?:,\d+)? \+(\d+)(?:,\d+)? @@.*\n", content, flags=re.MULTILINE)
     hunks = []
     for old_start, new_start, body in zip(pieces[1::3], pieces[2::3], pieces[3::3], strict=True):
-        lines = split_lines(body)
-        old = [line[1:] for line in lines if line[:1] in b" -"]
-        new = [line[1:] for line in lines if line[:1] in b" +"]
-        hunks.append((int(old_start) - 1, old, int(new_start) - 1, new))
+        old, new = ([line[1:] for line in split_lines(body) if line[:1] in signs] for signs in (b" -", b" +"))
+        hunks.append(((int(old_start) - 1, old), (int(new_start) - 1, new)))
     try:
-        hashes = fields["X-SHA256-Before"], fields["X-SHA256-After"]
-        return Patch(diff.split(b"\n", 1)[0].decode(), fields["X-TRL-Release"], *hashes, hunks)
+        stated = [fields[key] for key in ("--- a/", "X-TRL-Release: ", "X-SHA256-Before: ", "X-SHA256-After: ")]
     except KeyError as error:
-        raise ValueError(f"{name} lacks the header field {error}; get it again from the repository") from None
+        raise ValueError(f"{name} has no line {error} in its header; get it again from the repository") from None
+    return Patch(*stated, hunks)
 
 
 def read_patches():
-    """Both patches beside this script, in the order in which they are applied."""
-    folder = Path(__file__).resolve().parent
-    for name in PATCH_NAMES:
-        if not (folder / name).is_file():
-            raise ValueError(f"{name} is not beside apply_patches.py; get it again from the repository")
-    return [parse_patch((folder / name).read_bytes(), name) for name in PATCH_NAMES]
+    """Both patches beside this script, in the order in which they are applied; raises ValueError if one is missing."""
+    try:
+        return [parse_patch((HERE / name).read_bytes(), name) for name in PATCH_NAMES]
+    except FileNotFoundError as error:
+        raise ValueError(f"{error.filename} is missing; get it again from the repository") from None
 
 
 def convert(content, patch, reverse=False):
-    """
-    The bytes that `patch` makes of the bytes `content`, or with `reverse` those it was made of.
+    """The bytes that `patch` makes of the bytes `content`, or with `reverse` those it was made of.
 
     Exact: every hunk must be where its numbers say, and the result must have the sha256 of the header. Raises
     ValueError otherwise.
     """
-    source = split_lines(content)
-    result, done = [], 0
+    source, result, done = split_lines(content), [], 0
     for hunk in patch.hunks:
-        start, old, _, new = hunk[2:] + hunk[:2] if reverse else hunk
+        (start, old), (_, new) = reversed(hunk) if reverse else hunk
         if source[start : start + len(old)] != old:
             raise ValueError(f"the patch of {patch.path} does not fit at line {start + 1}")
         result += source[done:start] + new
@@ -112,17 +106,8 @@ def convert(content, patch, reverse=False):
     return result
 
 
-def sha256(content):
-    """Hexadecimal sha256 of bytes."""
-    return hashlib.sha256(content).hexdigest()
-
-
 def find_trl(target=None):
-    """
-    The folder of the `trl` package: the one this interpreter would import, or the one in or at `target`.
-
-    Raises ValueError if there is none.
-    """
+    """The `trl` folder that this interpreter would import, or the one in or at `target`; ValueError without one."""
     if target is None:
         spec = importlib.util.find_spec("trl")
         if spec is None or spec.origin is None:
@@ -141,41 +126,33 @@ def installed_release(package):
     return next((distribution.version for distribution in found), None)
 
 
-def file_path(package, patch):
-    """Where the file of a patch is in the `trl` folder `package`, whatever that folder is called."""
-    return package / Path(patch.path).relative_to("trl")
-
-
-def file_state(package, patch):
-    """What one file is by its sha256: "pristine", "patched", "foreign" (neither) or "missing"."""
-    try:
-        digest = sha256(file_path(package, patch).read_bytes())
-    except FileNotFoundError:
-        return "missing"
-    return {patch.sha256_before: "pristine", patch.sha256_after: "patched"}.get(digest, "foreign")
+def file_path(package, path):
+    """Where a file, such as "trl/trainer/grpo_config.py", is in the `trl` folder `package`, whatever that is called."""
+    return package / path.removeprefix("trl/")
 
 
 def trl_state(target=None):
-    """
-    What the files of TRL are, without importing it.
+    """What the files of TRL are by their sha256, without importing it; raises ValueError if there is no TRL.
 
-    Returns `{path relative to site-packages: "pristine" | "patched" | "foreign" | "missing"}`. Raises ValueError if
-    there is no TRL.
+    Returns `{path relative to site-packages: "pristine" | "patched" | "foreign" (neither) | "missing"}`.
     """
-    package = find_trl(target)
-    return {patch.path: file_state(package, patch) for patch in read_patches()}
+    package, states = find_trl(target), {}
+    for patch in read_patches():
+        path = file_path(package, patch.path)
+        digest = sha256(path.read_bytes()) if path.exists() else None
+        known = {None: "missing", patch.sha256_before: "pristine", patch.sha256_after: "patched"}
+        states[patch.path] = known.get(digest, "foreign")
+    return states
 
 
 def trust_region_methods():
     """The values of `trust_region_method`, as the config's patch lists them: at once, without an import of TRL."""
-    config = next(patch for patch in read_patches() if patch.path.endswith("grpo_config.py"))
-    added = b"".join(line for *_, new in config.hunks for line in new).decode()
+    added = b"".join(line for _, (_, new) in read_patches()[1].hunks for line in new).decode()
     return ast.literal_eval(re.search(r"^TRUST_REGION_METHODS = (\([^)]*\))", added, re.MULTILINE)[1])
 
 
 def require_patched_trl(method):
-    """
-    Makes sure, before anything is trained, that the trainer which will run knows `trust_region_method=method`.
+    """Makes sure, before anything is trained, that the trainer which will run knows `trust_region_method=method`.
 
     The files are looked at first, since that takes no import. Then the loaded loss is asked for the methods that it
     knows, the tuple in its own module: what runs may come from stale bytecode, from another TRL on the path or from a
@@ -195,27 +172,25 @@ def require_patched_trl(method):
         raise ValueError(f"the loaded GRPOTrainer does not know trust_region_method={method!r}; {remedy}")
 
 
-def refuse_foreign(package, patches):
+def refuse_foreign(package):
     """Raises ValueError, with the way out, unless every file is the release's or the patched one."""
-    release, python = patches[0].release, sys.executable
-    installed = installed_release(package)
+    release, installed = read_patches()[0].release, installed_release(package)
     if installed not in (None, release):
         raise ValueError(
             f"{package} is TRL {installed}, and the patches are for {release} only; "
-            f"run: {python} -m pip install trl=={release}"
+            f"run: {sys.executable} -m pip install trl=={release}"
         )
-    for patch in patches:
-        if file_state(package, patch) not in ("pristine", "patched"):
+    for path, state in trl_state(package).items():
+        if state not in ("pristine", "patched"):
             raise ValueError(
-                f"{file_path(package, patch)} is neither the file of TRL {release} nor the patched one: it was changed "
+                f"{file_path(package, path)} is neither the file of TRL {release} nor the patched one: it was changed "
                 f"by something else or by an earlier version of the patch; bring the release back with: "
-                f"{python} -m pip install --force-reinstall --no-deps trl=={release}"
+                f"{sys.executable} -m pip install --force-reinstall --no-deps trl=={release}"
             )
 
 
 def refuse_links(package):
-    """
-    Raises ValueError, with the way out, if a folder is a symbolic link.
+    """Raises ValueError, with the way out, if a folder is a symbolic link.
 
     A rename in a linked folder would change the package store behind the link, and with it every environment that
     shares the store. A linked or hard-linked *file* is no problem: the rename replaces the link.
@@ -230,16 +205,14 @@ def refuse_links(package):
 
 @contextlib.contextmanager
 def hold_lock(folder):
-    """
-    Lets one process at a time change the files in `folder`, and leaves no lock behind; yields if there is a lock.
+    """Lets one process at a time change the files in `folder`, and leaves no lock behind; yields if there is a lock.
 
     The kernel drops the lock of a process that is killed. The file is removed while the lock is held, so a process
     that waited may hold the lock of a file that is gone, and then starts over.
     """
-    path = folder / LOCK_NAME
+    path, locked = folder / LOCK_NAME, True
     while True:
         with open(path, "a") as lock:
-            locked = True
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             except OSError as error:
@@ -265,7 +238,7 @@ def write_beside(path, content):
     try:
         with open(descriptor, "wb") as file:
             file.write(content)
-            os.fchmod(descriptor, stat.S_IMODE(path.stat().st_mode))
+            os.fchmod(descriptor, path.stat().st_mode & 0o7777)
             file.flush()
             os.fsync(descriptor)
     except OSError:
@@ -275,8 +248,7 @@ def write_beside(path, content):
 
 
 def remove_bytecode(path):
-    """
-    Removes the compiled files of the source `path`, which must happen before its content changes.
+    """Removes the compiled files of the source `path`, which must happen before its content changes.
 
     Python compares size and time by itself, but not for bytecode compiled with "unchecked-hash" (PEP 552). What an
     import writes after this carries the size of the source it read, and the two contents differ in size.
@@ -287,28 +259,21 @@ def remove_bytecode(path):
             compiled.unlink(missing_ok=True)
 
 
-def leftovers(package):
-    """What killed runs left in the folder of the trainers: temporary files and the lock."""
-    return [path for name in (f"{TEMPORARY_PREFIX}*", LOCK_NAME) for path in (package / "trainer").glob(name)]
-
-
-def write_state(package, patches, wanted):
-    """
-    Brings every file to the state `wanted`, "patched" or "pristine", with the folder locked; returns if one changed.
+def write_state(package, wanted):
+    """Brings every file to the state `wanted`, "patched" or "pristine", with the folder locked; returns if one changed.
 
     Everything that can fail comes before the first rename. A rename replaces a name in this folder, so the other
     names of a hard-linked file and the target of a symbolic link keep their content.
     """
     with hold_lock(package / "trainer") as locked:
-        for path in leftovers(package):
-            if locked and path.name != LOCK_NAME:  # else it may be in use
+        for path in (package / "trainer").glob(f"{TEMPORARY_PREFIX}*"):
+            if locked and path.name != LOCK_NAME:  # left by a killed run; without a lock it may be in use
                 path.unlink(missing_ok=True)
-        refuse_foreign(package, patches)
-        changes = {}
+        patches, states, changes = read_patches(), trl_state(package), {}
         try:
-            for patch in patches if wanted == "patched" else patches[::-1]:
-                path = file_path(package, patch)
-                if file_state(package, patch) != wanted:
+            for patch in patches if wanted == "patched" else reversed(patches):
+                path = file_path(package, patch.path)
+                if states[patch.path] != wanted:
                     content = convert(path.read_bytes(), patch, reverse=wanted == "pristine")
                     changes[path] = write_beside(path, content)
             for path in changes:
@@ -318,108 +283,78 @@ def write_state(package, patches, wanted):
         finally:
             for temporary in changes.values():
                 temporary.unlink(missing_ok=True)
-        if any(file_state(package, patch) != wanted for patch in patches):
+        if set(trl_state(package).values()) != {wanted}:
             raise ValueError(f"something else is changing {package} at this moment; run this again")
         return bool(changes)
 
 
 def change_trl(package, wanted):
-    """
-    Patches the TRL in `package` (`wanted` "patched") or restores it ("pristine"); returns whether anything changed.
+    """Patches the TRL in `package` (`wanted` "patched") or restores it ("pristine"); returns whether anything changed.
 
     Raises ValueError in one line if that is not possible, with no file changed.
     """
-    patches = read_patches()
-    refuse_foreign(package, patches)
-    done = all(file_state(package, patch) == wanted for patch in patches)
-    if done and not (leftovers(package) and os.access(package / "trainer", os.W_OK)):
+    refuse_foreign(package)
+    folder = package / "trainer"
+    left = any(folder.glob(f"{TEMPORARY_PREFIX}*"))  # by a killed run
+    if set(trl_state(package).values()) == {wanted} and not (left and os.access(folder, os.W_OK)):
         return False
     refuse_links(package)
     try:
-        return write_state(package, patches, wanted)
+        return write_state(package, wanted)
     except OSError as error:
-        way_out = "make room and run this again"
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            way_out = (
-                "run this as the owner of that environment, or make one of your own: "
-                "python -m venv .venv && .venv/bin/pip install -r requirements.txt"
-            )
-        raise ValueError(f"cannot write in {package / 'trainer'} ({error.strerror}); {way_out}") from None
+        raise ValueError(
+            f"cannot write in {folder} ({error.strerror}); make room, run this as the owner of that environment, or "
+            "make one of your own: python -m venv .venv && .venv/bin/pip install -r requirements.txt"
+        ) from None
 
 
-def make_hunks(old, new):
-    """The hunks, with one line of context, that turn the bytes `old` into `new`: a unified diff without its header."""
-    old, new = split_lines(old), split_lines(new)
-    hunks = []
-    for group in difflib.SequenceMatcher(None, old, new, autojunk=False).get_grouped_opcodes(1):
-        (_, old_start, _, new_start, _), (_, _, old_end, _, new_end) = group[0], group[-1]
-        counts = old_start + 1, old_end - old_start, new_start + 1, new_end - new_start
-        hunks.append(b"@@ -%d,%d +%d,%d @@\n" % counts)
-        for kind, i1, i2, j1, j2 in group:
-            hunks += [b" " + line for line in old[i1:i2]] if kind == "equal" else [b"-" + line for line in old[i1:i2]]
-            hunks += [b"+" + line for line in new[j1:j2]] if kind != "equal" else []
-    return b"".join(hunks)
+def refreshed(old, patch, release, edited):
+    """The content `old` of a patch file, made anew to turn the bytes `release` into `edited`; its description is kept.
 
-
-def refreshed(patch_file, patch, release, edited):
+    Raises ValueError if nothing is patched in `edited`, or if what is made would not apply.
     """
-    The content of a patch file that turns the bytes `release` into `edited`: hunks, sha256 and date are new, and the
-    description is kept. The same content as before if nothing was edited. Raises ValueError if it would not apply.
-    """
-    header, marker, _ = patch_file.partition(b"\n@@ ")
-    hunks = make_hunks(release, edited)
-    if not marker or not hunks:
+    if edited == release:
         raise ValueError(f"{patch.path} is the file of TRL {patch.release}; edit a copy of a patched TRL")
     if not edited.endswith(b"\n"):
         raise ValueError(f"the edited {patch.path} must end with a line break")
-    fields = {
-        "X-SHA256-Before": sha256(release),
-        "X-SHA256-After": sha256(edited),
-        "Last-Update": datetime.date.today().isoformat(),
-    }
-    if sha256(edited) == patch.sha256_after and patch_file == header + b"\n" + hunks:
-        return patch_file
-    for name, value in fields.items():
-        header = re.sub(rb"^%s: .*$" % name.encode(), f"{name}: {value}".encode(), header, flags=re.MULTILINE)
-    content = header + b"\n" + hunks
-    new = parse_patch(content, patch.path)
-    if convert(release, new) != edited or convert(edited, new, reverse=True) != release:
-        raise ValueError(f"the hunks of {patch.path} do not apply")
+    header = old.partition(b"\n--- a/")[0].decode()
+    for field, value in (("X-SHA256-After", sha256(edited)), ("Last-Update", datetime.date.today().isoformat())):
+        header = re.sub(f"^{field}: .*$", f"{field}: {value}", header, flags=re.MULTILINE)
+    names = f"a/{patch.path}".encode(), f"b/{patch.path}".encode()
+    diff = difflib.diff_bytes(difflib.unified_diff, split_lines(release), split_lines(edited), *names, n=1)
+    content = b"\n".join([header.encode(), b"".join(diff)])
+    convert(release, parse_patch(content, patch.path))
     return content
 
 
 def refresh_patches(package, source):
-    """
-    Writes both patch files anew from the edited copy of TRL in `source`; returns the names of those that changed.
+    """Writes both patch files anew from the edited copy of TRL in `source`; returns the names of those that changed.
 
     The release is read from the TRL in `package`, which must be pristine or patched; where it was patched, it is
     patched with the new files at the end. Raises ValueError with the way out, and then no file has changed.
     """
-    patches = read_patches()
     if source.resolve() == package.resolve():
         raise ValueError(f"{source} is the TRL that holds the release; edit a copy of it: cp -r {package} COPY")
-    refuse_foreign(package, patches)
-    folder, changed = Path(__file__).resolve().parent, {}
-    for name, patch in zip(PATCH_NAMES, patches, strict=True):
-        release = file_path(package, patch).read_bytes()
-        if file_state(package, patch) == "patched":
+    refuse_foreign(package)
+    states, changed = trl_state(package), {}
+    for name, patch in zip(PATCH_NAMES, read_patches(), strict=True):
+        release, edited = (file_path(folder, patch.path).read_bytes() for folder in (package, source))
+        if states[patch.path] == "patched":
             release = convert(release, patch, reverse=True)
-        before = (folder / name).read_bytes()
-        content = refreshed(before, patch, release, file_path(source, patch).read_bytes())
-        if content != before:
-            changed[folder / name] = content
-    was_patched = any(file_state(package, patch) == "patched" for patch in patches)
+        if sha256(edited) != patch.sha256_after:
+            changed[name] = refreshed((HERE / name).read_bytes(), patch, release, edited)
+    was_patched = "patched" in states.values()
     if changed and was_patched:  # with the patches that made it what it is
         change_trl(package, "pristine")
-    for path, content in changed.items():
-        os.replace(write_beside(path, content), path)
+    for name, content in changed.items():
+        os.replace(write_beside(HERE / name, content), HERE / name)
     if changed and was_patched:
         change_trl(package, "patched")
-    return [path.name for path in changed]
+    return list(changed)
 
 
-def parse_arguments():
-    """The command line; errors in it take one line, like all others."""
+def main():
+    """Does what the command line says; returns the exit code. Errors in it take one line, like all others."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error = lambda message: parser.exit(2, f"apply_patches.py: error: {message}\n")
     action = parser.add_mutually_exclusive_group()
@@ -427,14 +362,10 @@ def parse_arguments():
     action.add_argument("--reverse", action="store_true", help="restore the bytes of the release")
     action.add_argument("--refresh", metavar="DIR", help="rewrite both patches from the edited copy of TRL in DIR")
     parser.add_argument("--target", metavar="DIR", help="a site-packages or trl folder (default: this Python's)")
-    return parser.parse_args()
-
-
-def main(args):
-    """Does what the command line says; returns the exit code."""
+    args = parser.parse_args()
     package = find_trl(args.target)
     if args.check:
-        states = trl_state(args.target)
+        states = trl_state(package)
         print(f"TRL {installed_release(package) or '(release unknown)'} in {package}")
         for path, state in states.items():
             print(f"{path}: {state}")
@@ -451,7 +382,7 @@ def main(args):
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(parse_arguments()))
+        sys.exit(main())
     except (ValueError, OSError) as error:
         print(f"apply_patches.py: error: {error}", file=sys.stderr)
         sys.exit(2)

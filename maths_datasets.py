@@ -87,13 +87,16 @@ class DataSet(NamedTuple):
     fields: Callable  # how a row maps
     gold: str  # kind of its gold answers: "number", "latex", or "any", which each text tells
     splits: dict  # {split: rows at that revision}
-    eval_split: str
     hub_id: str | None = None  # None: not on the Hub
     revision: str | None = None  # a commit; None: the newest, which the manifest then names
     folder: str = ""  # the repository's, where it holds several configurations
     columns: str = ""  # the Hub's
-    default: bool = False  # fetched and evaluated where no data set is named
     held_out: int | None = None  # training rows that validate; None: see HELD_OUT_ROWS
+
+    @property
+    def eval_split(self):
+        """The split that is evaluated."""
+        return "test" if "test" in self.splits else "validation"
 
 
 DATASETS = {
@@ -101,60 +104,48 @@ DATASETS = {
         fields=_gsm8k,
         gold="number",
         splits={"train": 7473, "test": 1319},
-        eval_split="test",
         hub_id="openai/gsm8k",
         revision="740312add88f781978c0658806c59bc2815b9866",
         folder="main",
         columns="question answer",
-        default=True,
         held_out=473,  # the paper's
     ),
     "MATH-500": DataSet(
         fields=_math,
         gold="latex",
         splits={"test": 500},
-        eval_split="test",
         hub_id="HuggingFaceH4/MATH-500",
         revision="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
         columns="problem solution answer subject level unique_id",
-        default=True,
     ),
     "asdiv": DataSet(
         fields=_asdiv,
         gold="any",
         splits={"validation": 2305},
-        eval_split="validation",
         hub_id="EleutherAI/asdiv",
         revision="8f95807222d87b4c688c3c22a6ba2801e1fa03e2",
         folder="asdiv",
         columns="body question solution_type answer formula",
-        default=True,
     ),
     "SVAMP": DataSet(
         fields=_svamp,
         gold="number",
         splits={"train": 700, "test": 300},
-        eval_split="test",
         hub_id="ChilleD/SVAMP",
         revision="5e0bf1e5e7c0e9c4bc39180d224f41f3f801b7ef",
         columns="ID Body Question Equation Answer Type question_concat",
-        default=True,
     ),
-    "MATH": DataSet(  # PRM800K's split: none of MATH-500 is in its training rows
+    "MATH": DataSet(  # PRM800K's split: none of MATH-500 is in its training rows; its commit is to be pinned
         fields=_math,
         gold="latex",
         splits={"train": 12000, "test": 500},
-        eval_split="test",
         hub_id="nlile/hendrycks-MATH-benchmark",
-        revision=None,  # to be pinned: the commit was not at hand when this was written
         columns="problem solution answer subject level unique_id",
     ),
-    "demo": DataSet(
-        fields=_gsm8k, gold="number", splits={"train": 3000, "validation": 128, "test": 500}, eval_split="test"
-    ),
+    "demo": DataSet(fields=_gsm8k, gold="number", splits={"train": 3000, "validation": 128, "test": 500}),
 }
-FILE = DataSet(fields=_gsm8k, gold="number", splits={"train": None, "test": None}, eval_split="test")
-DEFAULT_DATASETS = [name for name, data in DATASETS.items() if data.default]
+FILE = DataSet(fields=_gsm8k, gold="number", splits={"train": None, "test": None})
+DEFAULT_DATASETS = ["gsm8k", "MATH-500", "asdiv", "SVAMP"]  # fetched and evaluated where none is named
 
 
 def find_dataset(name):

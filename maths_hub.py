@@ -6,7 +6,6 @@ For the experiments of Probability Smoothing Policy Optimisation (arXiv 2509.212
 import contextlib
 import hashlib
 import os
-import queue
 import sys
 import threading
 import time
@@ -25,16 +24,14 @@ def check_reachable():
 
     if constants.is_offline_mode():
         raise BadInput("HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; unset it where there is internet")
-    answers = queue.SimpleQueue()
+    trouble = [f"no answer in {REACH_SECONDS} s"]
     # A thread of its own, because name lookup and hosts with several addresses outlast a socket timeout.
-    threading.Thread(target=lambda: answers.put(ask_hub(constants.ENDPOINT)), daemon=True).start()
-    try:
-        trouble = answers.get(timeout=REACH_SECONDS)
-    except queue.Empty:
-        trouble = f"no answer in {REACH_SECONDS} s"
-    if trouble:
+    thread = threading.Thread(target=lambda: trouble.append(ask_hub(constants.ENDPOINT)), daemon=True)
+    thread.start()
+    thread.join(REACH_SECONDS)
+    if trouble[-1]:
         way_out = "run this on a machine with internet (a login node), check proxy settings, or use --from_files"
-        raise BadInput(f"no network: {constants.ENDPOINT} cannot be reached ({trouble}); {way_out}")
+        raise BadInput(f"no network: {constants.ENDPOINT} cannot be reached ({trouble[-1]}); {way_out}")
 
 
 def ask_hub(endpoint):
@@ -124,36 +121,28 @@ def part_of(path, sibling):
 
 
 def fetch_file(url, path, sibling):
-    """Fetch one file to `path`, continuing a part that is there, and check it against the Hub's hash.
-
-    Raises BadInput if the content is not what the Hub states; then nothing of it is kept.
-    """
-    part = part_of(path, sibling)
-    retry(fetch_part, url, part, sibling.size, path.name)
-    if not is_whole(part, sibling):
-        part.unlink()
-        raise BadInput(f"{url} has not the hash that the Hub states; it was thrown away: run the command again")
-    os.replace(part, path)
-
-
-def fetch_part(url, part, size, label):
-    """Append to `part` what it lacks of the `size` bytes at url; raises BadInput if the Hub sends fewer or more.
+    """Fetch one file to `path`, continuing a part that is there; raises BadInput if it is not what the Hub states.
 
     Why not snapshot_download: huggingface_hub 2.4 deletes a half-fetched file when the process ends, so a dropped
     session would start a 4 GB file again. http_get is what it uses underneath.
     """
+    part = part_of(path, sibling)
+    retry(fetch_rest, url, part, sibling.size, path.name)
+    if not is_whole(part, sibling):
+        came = part.stat().st_size
+        trouble = f"{came} bytes came, not {sibling.size}"
+        if came >= sibling.size:  # else the next run continues it
+            part.unlink()
+            trouble = "what came has not the hash that the Hub states and was thrown away"
+        raise BadInput(f"{url}: {trouble}; run the command again")
+    os.replace(part, path)
+
+
+def fetch_rest(url, part, size, label):
+    """Append to the file `part` what it lacks of the `size` bytes at url; `label` stands beside the progress bar."""
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
-    done = part.stat().st_size if part.is_file() else 0
-    if done > size:
-        part.unlink()
-        done = 0
-    try:
-        with open(part, "ab") as file:
-            headers = build_hf_headers()
-            http_get(url, file, resume_size=done, headers=headers, expected_size=size, displayed_filename=label)
-    except OSError as error:
-        if error.errno is not None or hasattr(error, "response"):
-            raise
-        raise BadInput(f"{url}: {part.stat().st_size} bytes came, not {size}; run the command again") from None
+    with open(part, "ab") as file:
+        if file.tell() < size:
+            http_get(url, file, resume_size=file.tell(), headers=build_hf_headers(), displayed_filename=label)

@@ -12,15 +12,7 @@ import re
 import warnings
 from pathlib import Path
 
-from maths_common import (
-    DEMO_DIR,
-    BadInput,
-    check_sizes,
-    fetch_command,
-    hash_file,
-    read_json,
-    read_manifest,
-)
+from maths_common import DEMO_DIR, BadInput, check_sizes, fetch_command, hash_file, read_json, read_manifest
 
 MODEL_MARKERS = ("config.json", "adapter_config.json")  # what makes a directory a model: full weights or a LoRA adapter
 MODELS = {  # names in the cache and where they come from on the Hub
@@ -28,15 +20,10 @@ MODELS = {  # names in the cache and where they come from on the Hub
     "Qwen2.5-1.5B": "Qwen/Qwen2.5-1.5B",
     "Qwen2.5-3B": "Qwen/Qwen2.5-3B",
 }
-DECIDING_FILES = [  # what decides a completion
-    "*.safetensors",
-    "*config.json",
-    "tokenizer.json",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-    "*.jinja",
-]
+# What decides a completion.
+DECIDING_FILES = (
+    "*.safetensors *config.json tokenizer.json special_tokens_map.json vocab.json merges.txt *.jinja".split()
+)
 
 
 # ---- finding

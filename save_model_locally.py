@@ -18,7 +18,6 @@ The cache: CACHE_DIR/ITEM/ and manifest.json (Hub id, revision, files, sizes, sh
 """
 
 import argparse
-import fnmatch
 import json
 import os
 import re
@@ -54,7 +53,7 @@ MODEL_FILES = (
     "tokenizer_config.json vocab.json vocab.txt merges.txt added_tokens.json special_tokens_map.json "
     "chat_template.jinja chat_template.json LICENSE*"
 ).split()
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 PARTIAL = ".partial"
 HEADROOM = 100 * 2**20  # bytes that stay free: the data sets grow to about 50 MB when they are built
 FIRST_LINE_BYTES = 2**20  # of a JSON-lines file, to see its columns
@@ -149,17 +148,15 @@ def publish(cache_dir, name, item, built):
 
 def choose_model_files(hub_id, siblings):
     """The siblings to fetch of a model repository, weights last; raises BadInput if it has no safetensors."""
-    chosen = [s for s in siblings if matches(s.rfilename, MODEL_FILES) and "/" not in s.rfilename]
+    from huggingface_hub.utils import filter_repo_objects
+
+    patterns = {"allow_patterns": MODEL_FILES, "ignore_patterns": "*/*"}
+    chosen = list(filter_repo_objects(siblings, **patterns, key=lambda s: s.rfilename))
     if not any(map(is_weights, chosen)):
-        pickles = ", ".join(s.rfilename for s in siblings if matches(s.rfilename, PICKLES))
+        pickles = ", ".join(s.rfilename for s in siblings if s.rfilename.endswith(PICKLES))
         has = f"only {pickles}, which can run code when loaded" if pickles else "no weights at all"
         raise BadInput(f"{hub_id} has no safetensors weights: {has}; choose a revision or a model that has them")
     return sorted(chosen, key=lambda s: (is_weights(s), s.rfilename))
-
-
-def matches(name, patterns):
-    """True if a file name fits any of the patterns."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def is_weights(sibling):
@@ -167,27 +164,23 @@ def is_weights(sibling):
     return sibling.rfilename.endswith(".safetensors")
 
 
-def check_model(hub_id, path, names):
-    """Raise BadInput unless config.json is a causal language model's and `names` has all that a weight index names."""
+def check_model(job):
+    """Raise BadInput unless config.json is a causal language model's and the Hub has all that a weight index names."""
+    hub_id, names = job.item["hub_id"], {sibling.rfilename for sibling in job.files}
     repair = f"{hub_id} does not hold there what transformers writes; choose another revision or model"
-    config = read_json(path / "config.json", repair) or {}
-    indices = [read_json(file, repair) for file in path.glob("*.safetensors.index.json")]
-    try:
-        shards = {shard for index in indices for shard in index["weight_map"].values()}
-    except (KeyError, AttributeError, TypeError):
-        raise BadInput(f"the weight index in {path} is damaged: {repair}") from None
-    architectures = config.get("architectures")
+    architectures = (read_json(job.work / "config.json", repair) or {}).get("architectures")
     if "ForCausalLM" not in str(architectures):
         raise BadInput(f"{hub_id} is no causal language model: in its config.json, architectures is {architectures}")
-    if missing := sorted(shards - set(names)):
+    indices = [read_json(path, repair) for path in job.work.glob("*.safetensors.index.json")]
+    if missing := sorted(set(re.findall(r'"([^"]+\.safetensors)"', json.dumps(indices))) - names):
         raise BadInput(f"{hub_id}: its weight index names files that the Hub does not have: {', '.join(missing)}")
 
 
 def fetch_model(cache_dir, job):
     """Fetch a planned model and put it into the cache."""
-    for weights in (False, True):  # the configuration is looked at before gigabytes are fetched
-        fetch_files(job, [sibling for sibling in job.files if is_weights(sibling) == weights])
-        check_model(job.item["hub_id"], job.work, [sibling.rfilename for sibling in job.files])
+    fetch_files(job, [sibling for sibling in job.files if not is_weights(sibling)])
+    check_model(job)  # before gigabytes are fetched
+    fetch_files(job, job.files)
     publish(cache_dir, job.name, job.item, job.work)
 
 
@@ -198,6 +191,11 @@ def split_of(file):
     """The split that a file's name speaks of ("train", "test", "validation"), else None."""
     found = re.findall(r"(?:^|[^a-z])(train|test|validation)(?![a-z])", Path(file).name.lower())
     return found[-1] if found else None
+
+
+def group_by_split(files, splits, default=None):
+    """{split: [file]} for each of `splits`; a file whose name speaks of no split is one of `default`."""
+    return {split: [file for file in files if (split_of(file) or default) == split] for split in splits}
 
 
 def choose_dataset_files(name, siblings):
@@ -255,9 +253,7 @@ def build_dataset(cache_dir, name, files, item):
 def fetch_dataset(cache_dir, job):
     """Fetch a planned data set, build it and put it into the cache."""
     fetch_files(job, job.files)
-    files = {split: [] for split in DATASETS[job.name].splits}
-    for sibling in job.files:
-        files[split_of(sibling.rfilename)].append(local_path(job, sibling))
+    files = group_by_split([local_path(job, sibling) for sibling in job.files], DATASETS[job.name].splits)
     build_dataset(cache_dir, job.name, files, job.item)
     shutil.rmtree(job.work)
 
@@ -266,16 +262,16 @@ def fetch_dataset(cache_dir, job):
 
 
 def columns_of(path):
-    """Columns of a Parquet file, or of the first row of a JSON-lines file; an empty set if it is something else."""
+    """Columns of a Parquet file, or of the first row of a JSON-lines file; empty if it is something else."""
     from pyarrow import ArrowException, parquet
 
     try:
         if path.suffix == ".parquet":
-            return set(parquet.read_schema(path).names)
+            return frozenset(parquet.read_schema(path).names)
         with open(path, encoding="utf-8") as file:
-            return set(json.loads(file.readline(FIRST_LINE_BYTES)).keys())
+            return frozenset(json.loads(file.readline(FIRST_LINE_BYTES)).keys())
     except (ArrowException, OSError, ValueError, AttributeError, RecursionError):
-        return set()
+        return frozenset()
 
 
 def find_dataset_files(directory):
@@ -285,18 +281,17 @@ def find_dataset_files(directory):
     """
     if not directory.is_dir():
         raise BadInput(f"--from_files: {directory} is not a directory")
-    folders = {}
+    groups, found = {}, {}
     for path in sorted(p for p in directory.rglob("*") if p.suffix in (".jsonl", ".parquet")):
-        columns = columns_of(path)
-        names = [name for name in ON_THE_HUB if set(DATASETS[name].columns.split()) == columns]
-        if names and "socratic" not in str(path.relative_to(directory)).lower():  # GSM8K's, with other answers
-            split = split_of(path) or next(iter(DATASETS[names[0]].splits))
-            folders.setdefault((path.parent, *names), {}).setdefault(split, []).append(path)
-    found = {}
-    for (_, *names), files in folders.items():
-        if whole := [name for name in names if set(DATASETS[name].splits) <= set(files)]:
-            name = max(whole, key=lambda name: len(DATASETS[name].splits))
-            found.setdefault(name, {split: files[split] for split in DATASETS[name].splits})
+        if "socratic" not in str(path.relative_to(directory)).lower():  # GSM8K's, with other answers
+            groups.setdefault((path.parent, columns_of(path)), []).append(path)
+    for (_, columns), paths in groups.items():
+        for name in sorted(ON_THE_HUB, key=lambda name: len(DATASETS[name].splits), reverse=True):
+            splits = DATASETS[name].splits
+            files = group_by_split(paths, splits, default=next(iter(splits)))
+            if columns == set(DATASETS[name].columns.split()) and all(files.values()):
+                found.setdefault(name, files)
+                break
     return found
 
 
@@ -429,7 +424,7 @@ def parse_revision(text):
     return model, revision
 
 
-def parse_args():
+def main():
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("--models", nargs="+", default=[], metavar="NAME", help=f"{', '.join(MODELS)} or ORGANISATION/NAME")
@@ -442,11 +437,6 @@ def parse_args():
     args = parser.parse_args()
     if not (args.models or args.datasets or args.from_files or args.verify):
         args.models, args.datasets = list(MODELS), DEFAULT_DATASETS
-    return args
-
-
-def main():
-    args = parse_args()
     cache_dir = get_cache_dir(args.cache_dir)
     if args.list:
         return list_cache(cache_dir)

@@ -11,9 +11,7 @@ often stops after the first step or guesses. Policy optimisation then has someth
 which is what it does for large models too; it would not teach a model of this size arithmetic within minutes.
 """
 
-import argparse
 import json
-import os
 import random
 import sys
 from pathlib import Path
@@ -21,62 +19,56 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from maths_common import make_parser, run_script, write_text  # noqa: E402
 from maths_datasets import CALCULATOR_NOTE, build_prompt  # noqa: E402
 
 SPLITS = {"train": 3000, "validation": 128, "test": 500}
 MIXTURE = {"worked": 0.35, "bare": 0.3, "first_step": 0.35}  # ways of answering, by their share
+SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4}
+SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
 STEPS, BATCH_SIZE, LEARNING_RATE = 800, 64, 2e-3
 NAMES = "Ada Ben Cleo Dan Eve Finn Gwen Hugo Iris Jack Kim Leo Mia Noah Olga Paul Rosa Sam Tara Zoe".split()
 ITEMS = "apples books cards coins cups eggs flags hats kites marbles nuts pens pins plums rings shells stamps stones"
 ITEMS = ITEMS.split()
-GAINS = ["buys {n} more {items}", "finds {n} {items}", "gets {n} {items} from {friend}", "is given {n} {items}"]
-LOSSES = ["gives {n} {items} to {friend}", "loses {n} {items}", "sells {n} {items}", "hands {friend} {n} {items}"]
+CHANGES = {
+    "+": ["buys {n} more {items}", "finds {n} {items}", "gets {n} {items} from {friend}", "is given {n} {items}"],
+    "-": ["gives {n} {items} to {friend}", "loses {n} {items}", "sells {n} {items}", "hands {friend} {n} {items}"],
+}
 
 
-def make_change_problem(rng):
-    """A problem with a start and two changes: (question, [(left, sign, right, result), ...])."""
-    name, friend = rng.sample(NAMES, 2)
-    items, total = rng.choice(ITEMS), rng.randint(2, 20)
-    text, steps = f"{name} has {total} {items}.", []
-    for opening in (f"{name}", f"Then {name}"):
-        sign = rng.choice("+-") if total > 1 else "+"
-        n = rng.randint(2, 20 if sign == "+" else min(20, total))
-        phrase = rng.choice(GAINS if sign == "+" else LOSSES).format(n=n, items=items, friend=friend)
-        result = total + n if sign == "+" else total - n
-        text, total = f"{text} {opening} {phrase}.", steps.append((total, sign, n, result)) or result
-    return f"{text} How many {items} does {name} have now?", steps
-
-
-def make_comparison_problem(rng):
-    """A problem that compares two people and asks for the sum; same return value as `make_change_problem`."""
-    name, friend = rng.sample(NAMES, 2)
-    items, first, sign = rng.choice(ITEMS), rng.randint(3, 20), rng.choice("+-")
-    n = rng.randint(2, 20 if sign == "+" else first - 1)
-    second = first + n if sign == "+" else first - n
-    word = "more" if sign == "+" else "fewer"
-    text = f"{name} has {first} {items}. {friend} has {n} {word} {items} than {name}."
-    return f"{text} How many {items} do they have together?", [
-        (first, sign, n, second),
-        (first, "+", second, first + second),
-    ]
+def make_step(left, sign, right):
+    """One step of a calculation: (left, sign, right, result)."""
+    return left, sign, right, left + right if sign == "+" else left - right
 
 
 def make_problem(rng):
-    """One problem as (question, steps)."""
-    return make_comparison_problem(rng) if rng.random() < 0.3 else make_change_problem(rng)
+    """One problem as (question, [step, step]): two people compared and their sum, or a start and two changes."""
+    comparison = rng.random() < 0.3
+    name, friend = rng.sample(NAMES, 2)
+    items, total = rng.choice(ITEMS), rng.randint(3 if comparison else 2, 20)
+    text, steps = f"{name} has {total} {items}.", []
+    if comparison:
+        sign = rng.choice("+-")
+        n, word = (rng.randint(2, 20), "more") if sign == "+" else (rng.randint(2, total - 1), "fewer")
+        steps = [make_step(total, sign, n)]
+        steps.append(make_step(total, "+", steps[0][-1]))
+        text += f" {friend} has {n} {word} {items} than {name}."
+        return f"{text} How many {items} do they have together?", steps
+    for opening in ("", "Then "):
+        sign = rng.choice("+-") if total > 1 else "+"
+        n = rng.randint(2, 20 if sign == "+" else min(20, total))
+        text += f" {opening}{name} {rng.choice(CHANGES[sign]).format(n=n, items=items, friend=friend)}."
+        steps.append(make_step(total, sign, n))
+        total = steps[-1][-1]
+    return f"{text} How many {items} does {name} have now?", steps
 
 
 def write_answer(steps, style="worked"):
     """The answer text in GSM8K's form, calculator notes included; `style` is a key of `MIXTURE`."""
-    lines = [
-        f"{opening} {a} {sign} {b} = <<{a}{sign}{b}={c}>>{c}."
-        for opening, (a, sign, b, c) in zip(("First", "Then"), steps, strict=True)
-    ]
-    if style == "bare":
-        return f"#### {steps[-1][-1]}"
-    if style == "first_step":
-        return f"{lines[0]}\n#### {steps[0][-1]}"
-    return "\n".join([*lines, f"#### {steps[-1][-1]}"])
+    shown = {"worked": steps, "bare": [], "first_step": steps[:1]}[style]
+    lines = [f"{a} {sign} {b} = <<{a}{sign}{b}={c}>>{c}." for a, sign, b, c in shown]
+    lines = [f"{opening} {line}" for opening, line in zip(("First", "Then"), lines, strict=False)]
+    return "\n".join([*lines, f"#### {(shown or steps)[-1][-1]}"])
 
 
 def make_splits(seed=0):
@@ -97,8 +89,7 @@ def write_data(folder):
     folder.mkdir(parents=True, exist_ok=True)
     for split, rows in make_splits().items():
         path = folder / f"{split}.jsonl"
-        path.with_suffix(".tmp").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        os.replace(path.with_suffix(".tmp"), path)
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
         print(f"{path}: {len(rows)} problems")
 
 
@@ -119,21 +110,15 @@ def make_tokenizer(rows):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
+    tokenizer, byte_level = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
     tokenizer.decoder = decoders.ByteLevel()
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=600, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
+    special = {"special_tokens": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], "show_progress": False}
+    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=byte_level.alphabet(), **special)
     texts = ("\n".join([*(f"{m['role']}\n{m['content']}" for m in p), "assistant", c]) for p, c in rows)
     tokenizer.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", model_max_length=512
-    )
+    ends = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "model_max_length": 512}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **ends)
     fast.chat_template = (
         "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -146,20 +131,8 @@ def make_model(tokenizer):
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
     special = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        dtype="float32",
-        bos_token_id=None,
-        **special,
-    )
-    model = Qwen2ForCausalLM(config)
+    more = {"tie_word_embeddings": True, "dtype": "float32", "bos_token_id": None}
+    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), **SIZES, **more, **special))
     model.generation_config = GenerationConfig(**special)
     return model
 
@@ -180,8 +153,7 @@ def train_base(model, tokenizer, rows):
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.1)
     scheduler = get_cosine_schedule_with_warmup(optimizer, 100, STEPS)
-    progress = tqdm(range(STEPS), desc="base")
-    for _ in progress:
+    for _ in (progress := tqdm(range(STEPS), desc="base")):
         batch = [encode(tokenizer, *next(rows)) for _ in range(BATCH_SIZE)]
         width = max(len(ids) for ids, _ in batch)
         ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row, _ in batch])
@@ -210,7 +182,7 @@ def write_model(folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--data", action="store_true", help="write demo/data")
     parser.add_argument("--model", action="store_true", help="train and write demo/model")
     parser.add_argument("--output_dir", type=Path, default=HERE, help="folder that gets data/ and model/")
@@ -224,4 +196,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))
