@@ -15,19 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from maths_common import BadInput
-from maths_statistics import (
-    MIN_SEEDS,
-    detectable,
-    estimate,
-    holm,
-    improvement_probability,
-    interval,
-    mean_intervals,
-    permutation_p,
-    two_tailed,
-)
+from maths_statistics import LEVEL, MIN_SEEDS, compare, holm, summarise_accuracy
 
-LEVEL = 0.05
 # Keys of a run's configuration that do not make it another method: what it is called by, and where it ran.
 NOT_THE_METHOD = {
     *("seed", "learning_rate", "num_iterations", "steps_per_generation", "model", "method", "trust_region_method"),
@@ -79,17 +68,14 @@ def validation(run):
 
 def label_runs(runs):
     """Each run's label: the name, and the configuration's values in which runs of that name differ."""
-    labels, groups = [""] * len(runs), defaultdict(list)
-    for i, run in enumerate(runs):
-        groups[run.model, run.name].append(i)
-    for (_, name), members in groups.items():
-        known = [i for i in members if runs[i].config]
-        keys = {key for i in known for key in runs[i].config} - NOT_THE_METHOD
-        differing = [k for k in sorted(keys) if len({json.dumps(runs[i].config.get(k)) for i in known}) > 1]
-        for i in members:
-            shown = [f"{k}={runs[i].config.get(k)}" for k in differing if runs[i].config]
-            labels[i] = " ".join([name, *shown])
-    return labels
+    groups, differing = defaultdict(list), {}
+    for run in runs:
+        groups[run.model, run.name] += [run.config] if run.config else []
+    for place, configs in groups.items():
+        keys = {key for config in configs for key in config} - NOT_THE_METHOD
+        differing[place] = [k for k in sorted(keys) if len({json.dumps(c.get(k)) for c in configs}) > 1]
+    shown = [[f"{k}={run.config.get(k)}" for k in differing[run.model, run.name] if run.config] for run in runs]
+    return [" ".join([run.name, *words]) for run, words in zip(runs, shown, strict=True)]
 
 
 def group_methods(runs):
@@ -103,10 +89,9 @@ def group_methods(runs):
         rates = defaultdict(list)
         for run in members:
             rates[run.config.get("learning_rate")].append(run)
-        for same in rates.values():
-            for a, b in itertools.combinations(same, 2):
-                if a.seed == b.seed:
-                    raise BadInput(f"{a.path} and {b.path} are one method with one seed: give only one of them")
+        for a, b in (pair for same in rates.values() for pair in itertools.combinations(same, 2)):
+            if a.seed == b.seed:
+                raise BadInput(f"{a.path} and {b.path} are one method with one seed: give only one of them")
         chosen, tried, note = choose_rate(rates, f"{model}, {label}")
         notes += note
         for rate in chosen:
@@ -122,14 +107,13 @@ def choose_rate(rates, name):
     for rate, runs in sorted(rates.items(), key=lambda item: item[0] or 0):
         scores = [s for run in runs if (s := validation(run)) is not None]
         tried.append((rate, float(np.mean(scores)) if scores else None, len(runs)))
-    scored = [(score, rate) for rate, score, _ in tried if score is not None]
     if len(tried) == 1:
         return [tried[0][0]], tried, []
+    scored = [(score, rate, count) for rate, score, count in tried if score is not None]
     if not scored:
         return list(rates), tried, [f"{name}: no run was validated, so that no learning rate is chosen"]
-    best = max(scored)[1]
-    counts = {n for _, score, n in tried if score is not None}
-    notes = [f"{name}: learning rates were tried with unlike numbers of seeds"] if len(counts) > 1 else []
+    best, unlike = max(scored)[1], len({count for _, _, count in scored}) > 1
+    notes = [f"{name}: learning rates were tried with unlike numbers of seeds"] if unlike else []
     if not any(run.accuracy for run in rates[best]):
         notes.append(f"{name}: the learning rate that validation chose, {best:g}, is not evaluated")
     return [best], tried, notes
@@ -160,35 +144,6 @@ def accuracy_of(runs, key):
     runs = [run for run in runs if key in run.accuracy]
     ids = sorted(runs[0].accuracy[key]) if runs else []
     return np.array([[run.accuracy[key][i] for i in ids] for run in runs])
-
-
-def summarise(a):
-    """Accuracy [seeds, problems] -> {"value", "low_problems", "high_problems", "low", "high"}; None: not known."""
-    value, low, high = (float(x[0]) for x in mean_intervals(a.mean(0)[:, None]))
-    whole = (None, None)
-    if len(a) >= MIN_SEEDS and a.shape[1] > 1:
-        whole = (max(0.0, (ends := interval(estimate((1, a))))[0]), min(1.0, ends[1]))
-    names = ("value", "low_problems", "high_problems", "low", "high")
-    return {
-        k: None if v is None or math.isnan(v) else v for k, v in zip(names, (value, low, high, *whole), strict=True)
-    }
-
-
-def compare(a, b, tests=1):
-    """The paired difference of accuracies a and b [seeds, problems] -> its figures; `tests` are corrected for."""
-    e = estimate((1, a), (-1, b))
-    _, low, high = mean_intervals((a.mean(0) - b.mean(0))[:, None], unbounded=[0])
-    seeds = min(len(a), len(b)) >= MIN_SEEDS
-    known = e.error > 0  # not for one problem, and not where all agree in everything
-    low_seeds, high_seeds = interval(e) if seeds and known else (None, None)
-    figures = {"difference": float(e.value), "difference_low_problems": float(low[0])}
-    figures |= {"difference_high_problems": float(high[0])}
-    figures |= {"difference_low": low_seeds, "difference_high": high_seeds}
-    figures |= {"p": float(two_tailed(e)), "detectable": detectable(e, LEVEL / tests) if known else None}
-    means = a.mean(1), b.mean(1)
-    figures |= {"p_permutation": permutation_p(*means) if seeds else None}
-    figures |= {"improvement_probability": improvement_probability(*means) if seeds else None}
-    return {k: None if v is not None and math.isnan(v) else v for k, v in figures.items()}
 
 
 def judge(row):
@@ -231,10 +186,14 @@ def describe_method(m, key):
     """The part of a result row that needs no baseline."""
     a, runs = accuracy_of(m.runs, key), [run for run in m.runs if key in run.accuracy]
     row = {"owner": m, "model": m.model, "setting": show_setting(m.setting), "setting_key": m.setting}
-    row |= {"method": m.label}
-    row |= {"learning_rate": m.rate, "rates_tried": len(m.tried), "runs_tried": sum(n for _, _, n in m.tried)}
+    row |= {
+        "method": m.label,
+        "learning_rate": m.rate,
+        "rates_tried": len(m.tried),
+        "runs_tried": sum(n for _, _, n in m.tried),
+    }
     row |= {"data_set": key[0], "temperature": key[1], "seeds": len(a), "problems": a.shape[1]}
-    row |= {"accuracy" if k == "value" else k: v for k, v in summarise(a).items()}
+    row |= {"accuracy" if k == "value" else k: v for k, v in summarise_accuracy(a).items()}
     row["per_seed"] = [float(x) for x in a.mean(1)]
     return row | mean_metrics(runs, key)
 

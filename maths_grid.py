@@ -45,18 +45,16 @@ import maths_slurm
 from maths_common import (
     ROOT,
     BadInput,
-    get_cache_dir,
     hash_value,
     hold_lock,
     make_parser,
     read_json,
     run_script,
-    size_text,
     write_json,
     write_text,
 )
 from maths_hyperparameters import read_field_names
-from maths_preflight import check_commands, check_data, check_room, check_site
+from maths_preflight import check_commands, check_data, preflight
 from maths_runs import EXIT_SAVED, is_live
 
 GRID_KEYS = ("axes", "cells", "train", "evaluate", "output_root")
@@ -113,7 +111,10 @@ def load_grid(path):
     import yaml
 
     try:
-        grid = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        loader = yaml.SafeLoader(Path(path).read_text(encoding="utf-8"))
+        compose = loader.compose_mapping_node
+        loader.compose_mapping_node = lambda anchor: check_twice(compose(anchor), path)
+        grid = loader.get_single_data()
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BadInput(f"cannot read the grid {path}: {error}") from None
     if not isinstance(grid, dict):
@@ -130,6 +131,14 @@ def load_grid(path):
             check_name(key, part if place == "evaluate" else {*NAMING, *training_flags()}, f"{path}, {place}")
             check_value(key, value, place in ("train", "evaluate"), f"{path}, {place}")
     return grid
+
+
+def check_twice(node, path):
+    """A mapping as YAML has it; raises BadInput for a key that is in it twice, of which PyYAML would keep the last."""
+    keys = [key.value for key, _ in node.value]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise BadInput(f"{path}, line {node.start_mark.line + 1}: {twice[0]} is given twice in one mapping")
+    return node
 
 
 def check_name(key, known, place):
@@ -165,9 +174,8 @@ def combine(axes):
 
 def make_cell(index, name, own, values, root, grid):
     """A Cell of its values; `own` are those a named cell sets itself, of which only lists show in the directory."""
-    for key in NAMING:
-        if key not in values:
-            raise BadInput(f"cell {name or index} has no {key}: add it to the axes")
+    if missing := [key for key in NAMING if key not in values]:
+        raise BadInput(f"cell {name or index} has no {missing[0]}: add it to the axes")
     method, model, seed = values["method"], str(values["model"]), values["seed"]
     if method not in maths_finetuning.methods():
         raise BadInput(f"unknown method {method!r}: choose from {', '.join(maths_finetuning.methods())}")
@@ -236,11 +244,10 @@ def cell_state(cell, queue=None):
 
 def is_evaluated(cell):
     """Whether the evaluation that the grid asks for has come to its end."""
-    try:
+    with contextlib.suppress(BadInput):
         done = read_json(cell.run_dir / EVALUATED, "delete it")
-    except BadInput:
-        return False
-    return done == {"flags": cell.evaluate[4:]} and (cell.run_dir / "evaluations/summary.json").is_file()
+        return done == {"flags": cell.evaluate[4:]} and (cell.run_dir / "evaluations/summary.json").is_file()
+    return False
 
 
 def show_progress(cell, record):
@@ -355,11 +362,10 @@ def run_grid(grid, cells):
     failed, queue = [], read_queue()
     wanted = [cell for cell in cells if cell_state(cell, queue)[0] in TO_DO]
     if wanted:
-        check_data(wanted, get_cache_dir())
+        check_data(wanted)
         check_commands(wanted)
     for cell in wanted:
-        state, _ = cell_state(cell, queue)
-        print(f"cell {cell.index}, {cell.run_dir}: {state}, starting", flush=True)
+        print(f"cell {cell.index}, {cell.run_dir}: {cell_state(cell, queue)[0]}, starting", flush=True)
         code, received = run_cell(cell)
         if received:
             return EXIT_SAVED
@@ -387,7 +393,7 @@ def read_queue(must=False):
 
     Where SLURM does not answer, that is a note, or BadInput for one who `must` know.
     """
-    queue, jobs = {}, []
+    queue, jobs, read = {}, [], cache(read_grid)  # as it was when it was submitted
     try:
         jobs = maths_slurm.list_jobs()
     except BadInput as error:
@@ -395,15 +401,9 @@ def read_queue(must=False):
             raise
         print(f"note: what is queued is not known: {error}", file=sys.stderr)
     for job, path, index, waiting, reason in jobs:
-        cell = read_queued_grid(path)[index]
+        cell = read(path)[index]
         queue[cell.run_dir.resolve()] = ("queued", reason, job) if waiting else ("running", "", job)
     return queue
-
-
-@cache
-def read_queued_grid(path):
-    """The cells of a grid as it was when it was submitted."""
-    return read_grid(path)
 
 
 def freeze_grid(path):
@@ -438,7 +438,7 @@ def submit(cells, args):
         after = maths_slurm.report_line(site, frozen, [*others, "JOBID"], words)
         print(shlex.join(array), shlex.join(after), sep="\n")
         return 0
-    preflight(wanted, site, env, [array, maths_slurm.report_line(site, frozen, [], words)])
+    preflight(wanted, site, env, LOGS, [array, maths_slurm.report_line(site, frozen, [], words)])
     if args.submit:
         write_text(frozen, text)
         job = maths_slurm.queue_job(array, env)
@@ -446,20 +446,6 @@ def submit(cells, args):
         after = maths_slurm.queue_job(maths_slurm.report_line(site, frozen, [*others, job], words), env)
         print(f"job {after}: the table, in {LOGS / frozen.stem}-report-{after}.out")
     return 0
-
-
-def preflight(cells, site, env, lines):
-    """Raise BadInput for the first thing that would make these cells fail on the cluster; quick checks come first."""
-    check_site(site)
-    for line in lines:
-        maths_slurm.ask("sbatch", "--test-only", *line[2:], env=env)  # the scheduler's own verdict
-    maths_slurm.ask("bash", "-lc", '. "$0" && enter_job', ROOT / "slurm/env.sh", env=env)
-    cache_dir = get_cache_dir(env["GRPSPO_CACHE"])
-    places = {Path(env["GRID_SCRATCH"]), LOGS, *(cell.run_dir.parent for cell in cells)}
-    need, free = check_room(cells, places, cache_dir, int(site["throttle"]))
-    check_data(cells, cache_dir)
-    check_commands(cells)
-    print(f"checked: {len(cells)} cells need about {size_text(need)} of {size_text(free)} free")
 
 
 def make_arguments():

@@ -90,11 +90,9 @@ def read_questions(keys, cache_dir):
 
 def choose_samples(methods, keys):
     """What the page can hold: (the first so many samples, of every so manieth problem, up to so many characters)."""
-    sizes = []
-    for key in keys:
-        for run in (run for m in methods for run in m.runs if key in run.accuracy):
-            samples = 1 if key[1] == 0 else int(run.settings.get("samples_per_prompt") or 1)
-            sizes.append((len(run.accuracy[key]), samples))
+    having = [(run, key) for key in keys for m in methods for run in m.runs if key in run.accuracy]
+    given = [1 if key[1] == 0 else int(run.settings.get("samples_per_prompt") or 1) for run, key in having]
+    sizes = [(len(run.accuracy[key]), most) for (run, key), most in zip(having, given, strict=True)]
     total = 0
     for samples in range(max((most for _, most in sizes), default=1), 0, -1):
         total = sum(problems * min(samples, most) for problems, most in sizes)
@@ -144,29 +142,20 @@ def make_view(methods, key, ids):
     """The methods that have a data set and temperature, and their accuracy on each problem."""
     having = [i for i, m in enumerate(methods) if any(key in run.accuracy for run in m.runs)]
     tables = [[run.accuracy[key] for run in methods[i].runs if key in run.accuracy] for i in having]
-    accuracy = [[mean([t[p] for t in runs if p in t]) for runs in tables] for p in ids]
-    problems = [p for p, values in enumerate(accuracy) if any(v is not None for v in values)]
+    problems = [p for p, i in enumerate(ids) if i in tables[0][0]] if tables else []  # the same in all
+    accuracy = [[round(sum(t[ids[p]] for t in runs) / len(runs), 3) for runs in tables] for p in problems]
     view = {"data_set": key[0], "temperature": key[1], "methods": having, "problems": problems, "chunks": {}}
-    return view | {"accuracy": [accuracy[p] for p in problems]}
-
-
-def mean(values):
-    """Mean with three digits, None of nothing."""
-    return round(sum(values) / len(values), 3) if values else None
+    return view | {"accuracy": accuracy}
 
 
 def read_answers(methods, name, position, samples, limit, read):
     """{(temperature, problem's position): {method's index: [a stored completion as a list]}} of one data set."""
     answers = defaultdict(lambda: defaultdict(list))
-    for i, m in enumerate(methods):
-        for run in m.runs:
-            if not any(key[0] == name for key in run.accuracy):
-                continue
-            for row in read(run, name):
-                t, p = row["temperature"], position.get(row["id"])
-                sample = row.get("sample", 0)
-                if p is None or (name, t) not in run.accuracy or sample >= samples:
-                    continue
+    having = [(i, run) for i, m in enumerate(methods) for run in m.runs if any(key[0] == name for key in run.accuracy)]
+    for i, run in having:
+        for row in read(run, name):
+            t, p, sample = row["temperature"], position.get(row["id"]), row.get("sample", 0)
+            if p is not None and (name, t) in run.accuracy and sample < samples:
                 text = str(row.get("completion", ""))
                 text = text if len(text) <= limit else text[:limit] + " […]"
                 answer = [run.seed, sample, text, int(row["correct"]), row.get("answer"), row.get("rule")]

@@ -3,7 +3,7 @@
 For the experiments of Probability Smoothing Policy Optimisation (arXiv 2509.21282). Every check raises BadInput, one
 line that names the thing and the way out, and changes nothing; nothing is queued or trained before all have passed.
 
-    from maths_preflight import check_commands, check_data, check_room, check_site
+    from maths_preflight import check_commands, check_data, preflight
     check_commands(read_grid("recipes/paper.yaml"))
 """
 
@@ -12,11 +12,12 @@ import io
 import re
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import maths_evaluations
 import maths_finetuning
-from maths_common import BadInput, free_bytes, read_json, size_text
+from maths_common import ROOT, BadInput, free_bytes, get_cache_dir, read_json, size_text
 from maths_datasets import DEFAULT_DATASETS, find_dataset, load_maths_dataset
 from maths_models import find_model
 from maths_slurm import ask
@@ -47,9 +48,9 @@ def check_commands(cells):
             sys.argv = argv
 
 
-def check_data(cells, cache_dir):
+def check_data(cells, cache_dir=None):
     """Raise BadInput unless the cache holds, whole and readable, every model and data set the cells ask for."""
-    wanted = set()
+    wanted, cache_dir = set(), get_cache_dir(cache_dir)
     for cell in cells:
         demo = Path(cell.model).name == "demo"
         find_model(cell.model, cache_dir)
@@ -97,6 +98,20 @@ def model_bytes(path):
 # ---- the cluster
 
 
+def preflight(cells, site, env, logs, lines):
+    """Raise BadInput for the first thing that would make these cells fail on the cluster; quick checks come first."""
+    check_site(site)
+    for line in lines:
+        ask("sbatch", "--test-only", *line[2:], env=env)  # the scheduler's own verdict
+    ask("bash", "-lc", '. "$0" && enter_job', ROOT / "slurm/env.sh", env=env)
+    cache_dir = get_cache_dir(env["GRPSPO_CACHE"])
+    places = {Path(env["GRID_SCRATCH"]), logs, *(cell.run_dir.parent for cell in cells)}
+    need, free = check_room(cells, places, cache_dir, int(site["throttle"]))
+    check_data(cells, cache_dir)
+    check_commands(cells)
+    print(f"checked: {len(cells)} cells need about {size_text(need)} of {size_text(free)} free")
+
+
 def check_site(site):
     """Raise BadInput, in one line, for a partition, gres, walltime, account or throttle the cluster does not allow."""
     form = "PartitionName:64,Gres:512,Time:32"  # with widths: the default ones cut names
@@ -123,8 +138,7 @@ def check_throttle(site, qos):
         limits = ask("sacctmgr", "--noheader", "--parsable2", "show", "qos", qos, "format=MaxTRESPU")
     except BadInput:
         return  # such limits are kept in the accounting database: where there is none, there are no limits
-    kinds = map(parse_gres, site["gres"].split(","))
-    gpus = int(site["nodes"]) * sum(count for name, count in kinds if name.partition(":")[0] == "gpu")
+    gpus = int(site["nodes"]) * count_gres(site["gres"])["gpu"]
     for limit in re.findall(r"gres/gpu(?::[^=,]+)?=(\d+)", limits):
         if gpus * int(site["throttle"]) > int(limit):
             raise BadInput(
@@ -133,30 +147,30 @@ def check_throttle(site, qos):
             )
 
 
-def parse_gres(text):
-    """ "gpu:a100:2" -> ("gpu:a100", 2); without a number it is 1."""
-    name, _, count = text.rpartition(":")
-    return (name, int(count)) if count.isdigit() else (text, 1)
+def count_gres(text):
+    """Counter of a node's generic resources: "gpu:a100:2(S:0-1),gpu:l4" -> {"gpu": 3, "gpu:a100": 2, "gpu:l4": 1}."""
+    counts = Counter()
+    for part in re.sub(r"\([^)]*\)", "", text).split(","):
+        name, count = re.fullmatch(r"(?s)(.*?)(?::(\d+))?", part).groups()
+        for known in {name, name.partition(":")[0]}:
+            counts[known] += int(count or 1)
+    return counts
 
 
 def has_gres(there, wanted):
-    """Whether a node with the gres `there` ("gpu:a100:2(S:0-1),...") has each of those `wanted`."""
-    found = [parse_gres(part) for part in re.sub(r"\([^)]*\)", "", there).split(",")]
-    for name, count in map(parse_gres, wanted.split(",")):
-        if sum(n for kind, n in found if kind == name or kind.startswith(name + ":")) < count:
-            return False
-    return True
+    """Whether a node with the gres `there` has all that is `wanted`."""
+    return count_gres(there) >= count_gres(wanted)
 
 
 def to_minutes(text):
     """Minutes of a walltime as SLURM writes it: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S, infinite."""
     if text.lower() in ("infinite", "unlimited"):
         return float("inf")
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
-    if match is None:
+    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", text):
         raise BadInput(f"--time {text!r} is not a walltime: write HOURS:MINUTES:SECONDS or DAYS-HOURS")
-    days, *rest = (None if part is None else int(part) for part in match.groups())
-    if days is None and rest[2] is None:  # M or M:S
-        rest = [0, *rest[:2]]
-    hours, minutes, seconds = (part or 0 for part in rest)
-    return (days or 0) * 1440 + hours * 60 + minutes + seconds / 60
+    days, _, clock = text.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    if not days and len(parts) < 3:  # M or M:S
+        parts = [0, *parts]
+    hours, minutes, seconds = [*parts, 0, 0][:3]
+    return int(days or 0) * 1440 + hours * 60 + minutes + seconds / 60

@@ -26,24 +26,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from maths_common import BadInput, make_parser, read_json, run_script
-from maths_comparison import (
-    accuracy_of,
-    compare,
-    group_methods,
-    make_results,
-    scaled_controls,
-    show_setting,
-    summarise,
-)
+from maths_comparison import accuracy_of, group_methods, make_results, scaled_controls, show_setting
 from maths_figures import draw_figures
 from maths_page import write_page
 from maths_rows import read_rows
 from maths_runs import read_log
-from maths_statistics import MIN_SEEDS
+from maths_statistics import MIN_SEEDS, compare, summarise_accuracy
 from maths_tables import CURVES, make_tables, percent, write_files
 
 # What is kept of a training log, so that hundreds of long runs fit into memory.
 LOGGED = {"step", "eval_reward", "eval_loss", "trust_region/ratio_min", "trust_region/ratio_max", *CURVES}
+
+
+# What evaluations must have in common, beside data and grader, and how to get it.
+FAIR = {key: f"one --{key}" for key in ("max_new_tokens", "top_p")}
+FAIR |= {key: f"the same {key}" for key in ("prompt", "number type")}
 
 
 @dataclass
@@ -74,9 +71,8 @@ def find_evaluation(path):
 
 def read_run(path, datasets):
     """A run directory or an evaluation directory -> Run; raises BadInput for one that is neither."""
-    home, evaluation = path, find_evaluation(path)
-    if evaluation == path and path.name == "evaluations":
-        home = path.parent
+    evaluation = find_evaluation(path)
+    home = path.parent if evaluation == path and path.name == "evaluations" else path
     record = read_json(home / "run.json", "maths_finetuning.py --overwrite starts the run afresh") or {}
     if not record and evaluation is None:
         raise BadInput(f"{path} has no finished evaluation: run maths_evaluations.py on it")
@@ -92,6 +88,7 @@ def read_run(path, datasets):
     run.settings = read_json(evaluation / "settings.json", "evaluate again in another --output_dir")
     if run.settings is None:
         raise BadInput(f"{evaluation} has no settings.json, so nothing says how it was evaluated: evaluate again")
+    run.settings["number type"] = str(run.settings.get("device", "")).rpartition(", ")[2]  # "cpu, 2 threads, float32"
     run.summary = (read_json(evaluation / "summary.json", "evaluate again") or {}).get("datasets") or {}
     for file in sorted(evaluation.glob("*.jsonl")):
         if datasets is None or file.stem in datasets:
@@ -146,45 +143,38 @@ def read_runs(paths, datasets):
 def check_settings(runs):
     """Raise BadInput if evaluations differ in what makes a comparison unfair; returns what else differs, as notes."""
     runs = [run for run in runs if run.settings]
-    first, notes = runs[0] if runs else None, defaultdict(set)
+    first, notes = runs[0] if runs else None, []
     for run in runs:
-        a, b = first.settings, run.settings
+        a, b, both = first.settings, run.settings, f"{first.path} and {run.path} were"
         if a.get("grader") != b.get("grader"):
             again = "run maths_evaluations.py --regrade on both"
-            raise BadInput(f"{first.path} and {run.path} were graded by different versions of the grader: {again}")
+            raise BadInput(f"{both} graded by different versions of the grader: {again}")
         for name in {n for n, _ in first.accuracy} & {n for n, _ in run.accuracy}:
             if a.get("data", {}).get(name) != b.get("data", {}).get(name):
                 again = "evaluate both again with one version, each with a new --output_dir"
-                raise BadInput(f"{first.path} and {run.path} were evaluated on different versions of {name}: {again}")
-        for key, flag in (("max_new_tokens", True), ("top_p", True), ("prompt", False), ("number type", False)):
-            x, y = (number_type(s) if key == "number type" else s.get(key) for s in (a, b))
-            if x != y:
-                values = "" if key == "prompt" else f" ({x} and {y})"
-                again = f"with one --{key}" if flag else f"with the same {key}"
-                raise BadInput(
-                    f"{first.path} and {run.path} were evaluated with different {key}{values}: evaluate one of them "
-                    f"again {again} and a new --output_dir"
-                )
-        for key in ("samples_per_prompt", "seed", "backend", "device", "versions"):
-            notes[key].add(json.dumps(b.get(key)))
-    return [f"evaluations differ in {key}: {', '.join(sorted(v))}" for key, v in notes.items() if len(v) > 1]
+                raise BadInput(f"{both} evaluated on different versions of {name}: {again}")
+        for key, with_one in FAIR.items():
+            if a.get(key) != b.get(key):
+                values = "" if key == "prompt" else f" ({a.get(key)} and {b.get(key)})"
+                again = f"evaluate one of them again with {with_one} and a new --output_dir"
+                raise BadInput(f"{both} evaluated with different {key}{values}: {again}")
+    for key in ("samples_per_prompt", "seed", "backend", "device", "versions"):
+        if len(values := {json.dumps(run.settings.get(key)) for run in runs}) > 1:
+            notes.append(f"evaluations differ in {key}: {', '.join(sorted(values))}")
+    return notes
 
 
-def number_type(settings):
-    """The precision an evaluation ran in, the last part of its device: 'cpu, 2 threads, float32'."""
-    return str(settings.get("device", "")).rpartition(", ")[2]
-
-
-def check_problems(runs, key):
+def check_problems(runs):
     """Raise BadInput unless all runs that have a data set and temperature hold the same problems."""
-    having = [run for run in runs if key in run.accuracy]
-    for run in having[1:]:
-        a, b = having[0].accuracy[key], run.accuracy[key]
-        if a.keys() != b.keys():
-            raise BadInput(
-                f"{having[0].path} and {run.path} were evaluated on different problems of {key[0]}: {len(a)} and "
-                f"{len(b)}, {len(a.keys() & b.keys())} of them shared; evaluate both with the same --limit"
-            )
+    first = {}
+    for run in runs:
+        for key, accuracy in run.accuracy.items():
+            a, b = first.setdefault(key, run).accuracy[key].keys(), accuracy.keys()
+            if a != b:
+                raise BadInput(
+                    f"{first[key].path} and {run.path} were evaluated on different problems of {key[0]}: {len(a)} and "
+                    f"{len(b)}, {len(a & b)} of them shared; evaluate both with the same --limit"
+                )
 
 
 # ---- the terminal
@@ -192,9 +182,8 @@ def check_problems(runs, key):
 
 def print_pair(first, other):
     """Two runs, paired by problem: the table of the README."""
-    for run in (first, other):
-        if not run.accuracy:
-            raise BadInput(f"{run.path} has no finished evaluation: run maths_evaluations.py on it")
+    if missing := [run for run in (first, other) if not run.accuracy]:
+        raise BadInput(f"{missing[0].path} has no finished evaluation: run maths_evaluations.py on it")
     shared = sorted(first.accuracy.keys() & other.accuracy.keys())
     if not shared:
         raise BadInput(f"{first.path} and {other.path} share no data set at the same temperature")
@@ -202,7 +191,7 @@ def print_pair(first, other):
     print(f"\n{'data set':10} {'T':>4} {'problems':>8}   {'reference':22}   {str(other.path):22}   difference, paired")
     for name, t in shared:
         a, b = (accuracy_of([run], (name, t)) for run in (first, other))
-        texts = [percent(s["low_problems"], s["high_problems"], s["value"]) for s in map(summarise, (a, b))]
+        texts = [percent(s["low_problems"], s["high_problems"], s["value"]) for s in map(summarise_accuracy, (a, b))]
         d = compare(b, a)
         gap = percent(d["difference_low_problems"], d["difference_high_problems"], d["difference"], "+")
         print(f"{name:10} {t:4g} {a.shape[1]:8d}   {texts[0]:22}   {texts[1]:22}   {gap}")
@@ -211,16 +200,15 @@ def print_pair(first, other):
 def print_methods(rows):
     """A line for each method, data set and temperature."""
     print("accuracy in % with 95 % intervals over problems / over seeds and problems; p by Holm; rate: of n tried")
+    line = "{:10} {:>4} {:{width}} {:>5} {:>12}   {:38}   {:38} {:>6}  {}"
     blocks = defaultdict(list)
     for row in rows:
         blocks[row["model"], row["setting"]].append(row)
-    for (model, setting), block in blocks.items():
+    for place, block in blocks.items():
         width = max(len(r["method"]) for r in block)
-        print(f"\n{model}{', ' if setting else ''}{setting}")
-        print(
-            f"{'data set':10} {'T':>4} {'method':{width}} {'seeds':>5} {'rate':>12}   {'accuracy':38}   "
-            f"{'difference':38} {'p':>6}  verdict"
-        )
+        print("\n" + ", ".join(filter(None, place)))
+        header = ("data set", "T", "method", "seeds", "rate", "accuracy", "difference", "p", "verdict")
+        print(line.format(*header, width=width))
         for r in block:
             rate = "" if r["learning_rate"] is None else f"{r['learning_rate']:g} of {r['rates_tried']}"
             own = percent(r["low_problems"], r["high_problems"], r["accuracy"]) + " " + percent(r["low"], r["high"])
@@ -229,18 +217,15 @@ def print_methods(rows):
                 ends = (r["difference_low_problems"], r["difference_high_problems"], r["difference"])
                 gap = percent(*ends, "+") + " " + percent(r["difference_low"], r["difference_high"], sign="+")
                 p = "-" if r["p_holm"] is None else f"{r['p_holm']:.3f}"
-            print(
-                f"{r['data_set']:10} {r['temperature']:4g} {r['method']:{width}} {r['seeds']:5d} {rate:>12}   "
-                f"{own:38}   {gap:38} {p:>6}  {r.get('verdict', '')}".rstrip()
-            )
+            words = (r["data_set"], f"{r['temperature']:g}", r["method"], r["seeds"], rate, own, gap, p)
+            print(line.format(*words, r.get("verdict", ""), width=width).rstrip())
 
 
 def list_unfinished(runs):
     """A line for each run that is not evaluated, or not wholly; many in the same state share one."""
     states, lines = defaultdict(list), []
-    for run in runs:
-        if not run.accuracy:
-            states[run.state].append(run.path)
+    for run in (run for run in runs if not run.accuracy):
+        states[run.state].append(run.path)
     for state, paths in states.items():
         lines += [f"{len(paths)} runs: {state}: {paths[0]} to {paths[-1]}"] if len(paths) > 5 else []
         lines += [f"{path}: {state}" for path in paths if len(paths) <= 5]
@@ -253,14 +238,12 @@ def make_report(runs, baseline=None):
     Raises BadInput for runs that cannot be compared, or a baseline that is named and not there.
     """
     wanted, notes = baseline or "noclip", check_settings(runs)
+    check_problems(runs)
     keys = sorted({key for run in runs for key in run.accuracy})
-    for key in keys:
-        check_problems(runs, key)
     methods, more = group_methods(runs)
     if baseline and not any(baseline in (m.label, m.runs[0].name, m.runs[0].method) for m in methods):
-        raise BadInput(
-            f"no evaluated run of the baseline {baseline}: choose from {', '.join(m.label for m in methods)}"
-        )
+        labels = ", ".join(m.label for m in methods)
+        raise BadInput(f"no evaluated run of the baseline {baseline}: choose from {labels}")
     rows = make_results(methods, keys, wanted)
     notes += more + list_unfinished(runs)
     if any(row["seeds"] < MIN_SEEDS for row in rows):
@@ -298,10 +281,10 @@ def main():
     runs = read_runs(args.runs, args.datasets)
     if len(args.runs) == 2 and len(runs) == 2 and not args.output and not args.baseline:
         check_settings(runs)
-        for key in runs[0].accuracy.keys() & runs[1].accuracy.keys():
-            check_problems(runs, key)
+        check_problems(runs)
         print_pair(*runs)
-        print("\n".join(["", *left]) if (left := list_unfinished(runs)) else "", end="")
+        if left := list_unfinished(runs):
+            print("", *left, sep="\n")
         return 0
     report = make_report(runs, args.baseline)
     print_methods(report["rows"])

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 RESAMPLES = 2000
+LEVEL = 0.05
 MIN_SEEDS = 3  # below, the spread between seeds cannot be told from these seeds' luck
 
 
@@ -219,6 +220,36 @@ def permutation_p(a, b):
         return x.mean(axis) - y.mean(axis)
 
     return float(permutation_test((a, b), difference, vectorized=True, n_resamples=9999, rng=0).pvalue)
+
+
+def plain(figures):
+    """Figures (a dict) as floats, None for what is not known."""
+    return {k: None if v is None or math.isnan(v) else float(v) for k, v in figures.items()}
+
+
+def summarise_accuracy(a):
+    """Accuracy [seeds, problems] -> {"value", "low_problems", "high_problems", "low", "high"}; None: not known."""
+    names = ("value", "low_problems", "high_problems", "low", "high")
+    over_problems = [x[0] for x in mean_intervals(a.mean(0)[:, None])]
+    known = len(a) >= MIN_SEEDS and a.shape[1] > 1
+    ends = np.clip(interval(estimate((1, a))), 0, 1) if known else (None, None)
+    return plain(dict(zip(names, (*over_problems, *ends), strict=True)))
+
+
+def compare(a, b, tests=1):
+    """The paired difference of accuracies a and b [seeds, problems] -> its figures; `tests` are corrected for."""
+    e = estimate((1, a), (-1, b))
+    _, [low], [high] = mean_intervals((a.mean(0) - b.mean(0))[:, None], unbounded=[0])
+    seeds = min(len(a), len(b)) >= MIN_SEEDS
+    known = e.error > 0  # not for one problem, and not where all agree in everything
+    figures = {"difference": e.value, "difference_low_problems": low, "difference_high_problems": high}
+    figures |= dict(
+        zip(("difference_low", "difference_high"), interval(e) if seeds and known else (None, None), strict=True)
+    )
+    figures |= {"p": two_tailed(e), "detectable": detectable(e, LEVEL / tests) if known else None}
+    means = a.mean(1), b.mean(1)
+    figures |= {"p_permutation": permutation_p(*means) if seeds else None}
+    return plain(figures | {"improvement_probability": improvement_probability(*means) if seeds else None})
 
 
 # ---- the summary of an evaluation

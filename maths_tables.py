@@ -19,7 +19,6 @@ CURVES = (
     *("trust_region/active_ratio", "trust_region/outside_ratio"),
 )
 BINS = 40  # parts of a run that a curve shows
-LOW_HIGH = ("low", "high")
 STARRED = (
     "95 % intervals over seeds and problems; with an asterisk over problems alone, for want of seeds: they speak of "
     "these runs, not of the method. detectable: the smallest difference found with a power of 0.8."
@@ -35,25 +34,17 @@ def mean_log(run, key):
     return sum(values) / len(values) if values else None
 
 
-def is_inert(run):
-    """Whether every ratio of a run was 1, so that its trust region had nothing to do; None where none was logged."""
-    ends = [row[k] for row in run.log for k in ("trust_region/ratio_min", "trust_region/ratio_max") if k in row]
-    return all(abs(x - 1) < 1e-6 for x in ends) if ends else None
-
-
 def describe_run(run, label, method):
     """The part of a row of runs.csv that is the same for all data sets. method: the Method it is part of, or None."""
-    low, high = ("trust_region/ratio_min", min), ("trust_region/ratio_max", max)
-    ratios = {k: worst((row[k] for row in run.log if k in row), default=None) for k, worst in (low, high)}
-    shares = ("outside_ratio", "active_ratio", "approx_kl")
-    seconds = run.record.get("wall_seconds")
-    setting = find_setting(run.config)
+    low, high = ([row[k] for row in run.log if k in row] for k in ("trust_region/ratio_min", "trust_region/ratio_max"))
+    inert = all(abs(x - 1) < 1e-6 for x in low + high) if low + high else None  # the trust region had nothing to do
+    seconds, setting = run.record.get("wall_seconds"), find_setting(run.config)
     return {
         **{"run": str(run.path), "model": run.model, "setting": show_setting(setting), "setting_key": setting},
         **{"method": label, "seed": run.seed, "learning_rate": run.config.get("learning_rate"), "state": run.state},
-        **{"chosen": method is not None, "validation": validation(run), "inert": is_inert(run)},
-        **{k.removeprefix("trust_region/"): v for k, v in ratios.items()},
-        **{k: mean_log(run, f"trust_region/{k}") for k in shares},
+        **{"chosen": method is not None, "validation": validation(run), "inert": inert},
+        **{"ratio_min": min(low, default=None), "ratio_max": max(high, default=None)},
+        **{k: mean_log(run, f"trust_region/{k}") for k in ("outside_ratio", "active_ratio", "approx_kl")},
         **{"hours": None if seconds is None else seconds / 3600, "device": run.record.get("device")},
     }
 
@@ -63,13 +54,10 @@ def make_runs_table(report):
     rows, owner = [], {id(run): m for m in report["methods"] for run in m.runs}
     for run, label in zip(report["runs"], label_runs(report["runs"]), strict=True):
         fixed = describe_run(run, label, owner.get(id(run)))
-        for key in sorted(run.accuracy) or [None]:
-            row = dict(fixed)
-            if key:
-                values = list(run.accuracy[key].values())
-                row |= {"data_set": key[0], "temperature": key[1], "accuracy": sum(values) / len(values)}
-                row |= mean_metrics([run], key)
-            rows.append(row)
+        rows += [] if run.accuracy else [fixed]
+        for key, accuracy in sorted(run.accuracy.items()):
+            figures = {"accuracy": sum(accuracy.values()) / len(accuracy)} | mean_metrics([run], key)
+            rows.append(fixed | {"data_set": key[0], "temperature": key[1]} | figures)
     return rows
 
 
@@ -120,6 +108,12 @@ def percent(low, high=None, value=None, sign=""):
     return ends if value is None else f"{100 * value:{sign}.1f} {ends}"
 
 
+def show_interval(row, name, prefix="", sign=""):
+    """A figure of a result with its interval over seeds and problems, or, with an asterisk, over problems alone."""
+    over, star = ("", "") if row[f"{prefix}low"] is not None else ("_problems", " *")
+    return percent(row[f"{prefix}low{over}"], row[f"{prefix}high{over}"], row[name], sign) + star
+
+
 def make_tables(report):
     """What the files and figures show: {name: rows (dicts)}."""
     return {
@@ -154,16 +148,11 @@ def table_cells(rows):
     header += ["difference", "p (Holm)", "detectable", "verdict"]
     lines = []
     for r in rows:
-        seeds = r["low"] is not None
-        ends = (r["low"], r["high"]) if seeds else (r["low_problems"], r["high_problems"])
         line = [r["model"], r["setting"], r["data_set"], f"{r['temperature']:g}", r["method"], str(r["seeds"])]
-        line += [show_value(r["learning_rate"]), str(r["rates_tried"])]
-        line += [percent(*ends, r["accuracy"]) + ("" if seeds else " *")]
+        line += [show_value(r["learning_rate"]), str(r["rates_tried"]), show_interval(r, "accuracy")]
         gap, p, limit = "", "", ""
         if r.get("difference") is not None:
-            seeds = r["difference_low"] is not None
-            names = ("difference_low", "difference_high") if seeds else (f"difference_{e}_problems" for e in LOW_HIGH)
-            gap = percent(*(r[name] for name in names), r["difference"], "+") + ("" if seeds else " *")
+            gap = show_interval(r, "difference", "difference_", "+")
             p = "-" if r["p_holm"] is None else f"{r['p_holm']:.3f}"
             limit = "-" if r["detectable"] is None else f"{100 * r['detectable']:.1f}"
         lines.append([*line, gap, p, limit, r.get("verdict", "")])
@@ -178,15 +167,10 @@ def to_markdown(header, lines):
 
 def to_latex(header, lines):
     """A LaTeX table for the booktabs package."""
-    special = {c: f"\\{c}" for c in "&%$#_{}"}
-    special |= {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": "$<$",
-        ">": "$>$",
-    }
-    rows = [" & ".join("".join(special.get(c, c) for c in cell) for cell in line) + r" \\" for line in [header, *lines]]
+    special = {c: f"\\{c}" for c in "&%$#_{}"} | {"<": "$<$", ">": "$>$"}
+    special |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special = str.maketrans(special)
+    rows = [" & ".join(cell.translate(special) for cell in line) + r" \\" for line in [header, *lines]]
     top, end = rf"\begin{{tabular}}{{{'l' * len(header)}}}", r"\end{tabular}"
     return "\n".join([top, r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule", end, ""])
 

@@ -185,6 +185,13 @@ def test_refused_grids_end_with_code_2_and_one_line(tmp_path):
     assert grid_command("nowhere.yaml", "--run").returncode == 2
 
 
+@pytest.mark.parametrize("text", ["axes: {seed: [0], seed: [1]}", "cells:\n  x: {beta: 1}\n  x: {beta: 2}"])
+def test_a_key_that_is_given_twice_is_refused(text):
+    Path("grid.yaml").write_text(text)
+    with pytest.raises(BadInput, match=r"^grid.yaml, line \d: (seed|x) is given twice"):
+        read_grid("grid.yaml")
+
+
 def test_known_names_are_those_of_the_classes_themselves():
     from trl import GRPOConfig, ModelConfig, SFTConfig
 
@@ -399,7 +406,7 @@ def test_a_run_that_a_signal_stopped_begins_no_other_cell(monkeypatch):
     cells = read_grid(write_grid())
     begun = []
     monkeypatch.setattr(maths_grid, "check_commands", lambda cells: None)
-    monkeypatch.setattr(maths_grid, "check_data", lambda cells, cache_dir: None)
+    monkeypatch.setattr(maths_grid, "check_data", lambda cells: None)
     monkeypatch.setattr(maths_grid, "run_cell", lambda cell: begun.append(cell.index) or (75, [signal.SIGTERM]))
     assert maths_grid.run_grid(Path("grid.yaml"), cells) == 75 and begun == [0]
 

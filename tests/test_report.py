@@ -20,8 +20,9 @@ import maths_figures
 import maths_page
 import maths_report
 from maths_common import BadInput
-from maths_comparison import compare
+from maths_grid import read_grid
 from maths_report import make_report, read_runs
+from maths_statistics import compare
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {
@@ -118,7 +119,7 @@ def test_a_paired_difference_is_narrower_than_two_intervals_and_agrees_with_the_
     assert gap["difference"] == pytest.approx(gaps.mean())
     width = gap["difference_high_problems"] - gap["difference_low_problems"]
     assert width == pytest.approx(2 * 1.96 * gaps.std(ddof=1) / 20, rel=0.1)
-    a, b = maths_report.summarise(first), maths_report.summarise(other)
+    a, b = maths_report.summarise_accuracy(first), maths_report.summarise_accuracy(other)
     assert width < np.hypot(a["high_problems"] - a["low_problems"], b["high_problems"] - b["low_problems"])
 
 
@@ -539,9 +540,8 @@ def test_a_page_holds_no_more_completions_than_it_can_bear(tmp_path, monkeypatch
 
 
 def test_the_study_gives_every_method_the_same_budget_and_its_corner_is_part_of_it():
-    grid = pytest.importorskip("maths_grid")
-    every = {str(cell.run_dir): cell for cell in grid.read_grid(ROOT / "recipes/study.yaml")}
-    corner = grid.read_grid(ROOT / "recipes/study_quick.yaml")
+    every = {str(cell.run_dir): cell for cell in read_grid(ROOT / "recipes/study.yaml")}
+    corner = read_grid(ROOT / "recipes/study_quick.yaml")
     assert all((c.train, c.evaluate) == (every[str(c.run_dir)].train, every[str(c.run_dir)].evaluate) for c in corner)
     assert 20 <= len(corner) < 40 and len(every) < 300
     counts = Counter((cell.run_dir.parent.name.split("-learning_rate=")[0], cell.seed) for cell in every.values())
