@@ -2,7 +2,7 @@ r"""Find where the final answer of a completion stands, looking at a bounded par
 
 import re
 
-from .number import DIGIT_RE, LAST_DIGIT_RE, LEAD_RE, NUMBER_RE, REMARK_RE, SIMPLE_RE, plain_text, says_number
+from .number import DIGIT_RE, LAST_DIGIT_RE, LEAD_RE, NUMBER_RE, SIMPLE_RE, plain_text, says_number, without_remark
 from .text import ANSWER_CHARS, boxed, cut
 
 # ---- marks of an answer, with an example of each
@@ -24,7 +24,6 @@ VALUE_RE = re.compile(r"[\s*_~$\\]*-?\$?\.?\d[\d,.]*+(?!\)?\s*[-+*/×÷=x]\s*[$(
 TITLES = r"(?<!\bM[rs]\.)(?<!\bDr\.)(?<!\bMrs\.)"
 BREAK_RE = re.compile(rf"(?<=[.!?])(?<!\d!){TITLES}\s+(?=[^a-z\s])")  # between sentences
 RESULT_RE = re.compile(r"=\s*([-$]*\s*\.?\d[\d,.]*+(?!\s*[-+*/x^(])[^=,;.:~<>]*\.?)$")  # = 13 eggs out of the 16 eggs.
-BUT_RE = re.compile(r"\b(?:so|thus|therefore|hence|total|then|but|leaves?|and|or|not|which|rounds?|rounded)\b", re.I)
 JOINT_RE = re.compile(r"\s*(?:/|\s|or|to|-|and|\*|\^|\()\s*")  # between the numbers of a fraction or a range
 SPACING = r"(?:\s|\$|\\q?quad|\\[()\[\],;: ])"
 AND = r"(?:,|and|or|\\text\{\s*(?:and|or)\s*\})"
@@ -32,7 +31,6 @@ BOX_JOINT_RE = re.compile(rf"\}}{SPACING}*{AND}{SPACING}*(?:(?:and|or){SPACING}*
 NUMBERS_JOINT_RE = re.compile(r"\}[^.!?\d]{0,80}")  # where several numbers are asked for
 DOLLARS = r"\$\$((?:[^$\\]|\\.)+)\$\$|(?<!\\)\$((?:[^$\\\n]|\n(?!\s*\n)|\\.)+)\$"
 FORMULA_RE = re.compile(rf"{DOLLARS}|\\\(((?:[^\\]|\\[^()])+)\\\)|\\\[((?:[^\\]|\\[^\[\]])+)\\\]", re.S)
-FORMULA_JOINT_RE = re.compile(r"\s*(?:,|(?:,\s*)?(?:and|or))\s*(?:[A-Za-z]\s*=\s*)?")  # $1$ and x = $2$
 
 # ---- the answer after ####, in a box, after "answer is"
 
@@ -83,14 +81,14 @@ def _answer_is(text, kind):
 
 
 def _last_number(text):
-    """The last number of a text, with what makes it a fraction, a sum's result or a range; None without one."""
-    line = _last_line(text)
-    sentence = next((s for s in reversed(BREAK_RE.split(line)) if DIGIT_RE.search(s)), "")
-    remark = REMARK_RE.search(sentence)
-    if remark and DIGIT_RE.search(sentence, 0, remark.start()):
-        sentence = sentence[: remark.start()]
-    result = RESULT_RE.search(sentence)
-    if result and not BUT_RE.search(result.group(1)):
+    """The number that ends the last line with a digit, with what makes it a fraction or a range; None without one."""
+    last = LAST_DIGIT_RE.match(text)
+    if not last:
+        return None
+    begin = max(text.rfind("\n", 0, last.end()) + 1, last.end() - ANSWER_CHARS // 2)
+    line = plain_text(BULLET_RE.sub("", text[begin : last.end() + 40].partition("\n")[0], count=1))
+    sentence = without_remark(next((s for s in reversed(BREAK_RE.split(line)) if DIGIT_RE.search(s)), ""))
+    if result := RESULT_RE.search(sentence):
         return result.group(1)
     numbers = list(NUMBER_RE.finditer(sentence))
     if not numbers or DIGIT_RE.search(sentence, numbers[-1].end()):
@@ -98,20 +96,7 @@ def _last_number(text):
     first = len(numbers) - 1
     while first and JOINT_RE.fullmatch(sentence, numbers[first - 1].end(), numbers[first].start()):
         first -= 1
-    at = numbers[first].start()
-    sign = re.search(r"(?:^|[\s(:=~])(- ?)\(?$", sentence[:at])
-    return sentence[sign.start(1) if sign else at :]
-
-
-def _last_line(text):
-    """The last line with a digit, as plain text."""
-    last = LAST_DIGIT_RE.match(text)
-    if not last:
-        return ""
-    begin = max(text.rfind("\n", 0, last.end()) + 1, last.end() - ANSWER_CHARS // 2)
-    begin += 2 if text.startswith("- ", begin) else 0  # a list, no minus
-    end = text.find("\n", last.end())
-    return plain_text(text[begin : min(len(text) if end < 0 else end, last.end() + 40)])
+    return sentence[numbers[first].start() :]
 
 
 def _last_sentence(text, kind="text"):
@@ -124,18 +109,15 @@ def _last_sentence(text, kind="text"):
 
 
 def _last_formula(text):
-    """(answer, rule) for LaTeX without a box: the last formulas of what follows "answer is", else of the text."""
+    """(answer, rule) for LaTeX without a box: the last formula of what follows "answer is", else of the text."""
     answer = _answer_is(text, "latex")
     said, rule = (answer, "answer is") if answer else (text[-2 * ANSWER_CHARS :].strip(), "last formula")
-    *formulas, last = [None, *FORMULA_RE.finditer(said)]
+    *_, last = [None, *FORMULA_RE.finditer(said)]
     if last is None or DIGIT_RE.search(said, last.end()):
         said = next((s for s in reversed(BREAK_RE.split(said)) if DIGIT_RE.search(s)), _last_sentence(said))
         lead = max((lead.end() for lead in LEAD_RE.finditer(said)), default=0)  # so the simplified form is 2k + 17.
         return said[lead:].strip().rstrip("."), "answer is" if answer else "last sentence"
-    joined = [last]
-    while formulas[1:] and FORMULA_JOINT_RE.fullmatch(said, formulas[-1].end(), joined[0].start()):
-        joined.insert(0, formulas.pop())
-    return ", ".join(next(g for g in f.groups() if g) for f in joined), rule
+    return next(group for group in last.groups() if group), rule
 
 
 # ---- all rules

@@ -1,7 +1,4 @@
-r"""Compare two LaTeX answers: by their normal form, part by part where they have parts, exactly where they are numbers.
-
-What is left open here, whether two formulas are equal, only math-verify can say.
-"""
+r"""Compare two LaTeX answers by normal form, by parts, exactly where they are numbers; else only math-verify can say."""
 
 import re
 from fractions import Fraction
@@ -9,32 +6,30 @@ from functools import lru_cache
 from itertools import accumulate
 
 from .number import SCALES, read_exactly, read_number, same_number
-from .text import END, clean, compile_table
+from .text import END, clean
 
 # ---- the normal form
 
 FUNCTIONS = "(?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln|sqrt|pi|infty|theta"
 ATOM = r"\d*\\pi|\d*\\sqrt\{\d+\}|\d+"  # 2\pi, 3\sqrt{13}, 14
-NORMAL = compile_table(
-    [
-        (rf"^.*\\to{END}", ""),  # x + 2 = 20 \implies x = 18
-        (r"_?\s?[({]?\s?(?:in )?\bbase[ -]?\s?(\d+)\s?[)}]?", r"_\1"),  # 52 (base 8)
-        (r"\(?\s?(?:\\[pb]?mod\b|(?<=\()mod\b)\s?(?:\{[^{}]*\}|\d+)\s?\)?$", ""),  # 18 \pmod{23}
-        (r";|\s\b(?:or|and)\b\s", " , "),
-        (r"^⦃\s*[A-Za-z]\s*(?:\\in\s*\(-\\infty, \\infty\)\s*)?[|:]([^⦃⦄]*)⦄$", r"\1"),  # \{x \mid x > 2\}
-        (r"(?:^|(?<=,))(?:[^,()]|\([a-z]\)){1,20}\\in(?![A-Za-z])", ""),  # x \in
-        (r"⦃\s*⦄", r"\\emptyset"),
-        (r"(?<=\)) ?U ?(?=\()", r"\\cup "),
-        (r"\b(?:infinity|inf|oo)\b|\+\s*\\infty", r"\\infty"),
-        (rf"(?<![\\A-Za-z])({FUNCTIONS}){END}", r"\\\1"),  # 2pi
-        (r"[\[(]?\s*\\(begin|end)\s*\{(?:[a-zA-Z]*matrix|array)\}(?:\{[lcr|\s]*\})?\s*[\])]?", r"\\\1{pmatrix} "),
-        (r"\*\*", "^"),  # Python's power
-        (r"\^\(([^()]*)\)", r"^{\1}"),  # 13^(1/2)
-        (r"(?<=\d)[eE](-?\d{1,3})(?![\d.])", r"*10^{\1}"),  # 6.72e-5
-        (r"(?<![\d/.])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d/.])", r"\1\\frac{\2}{\3}"),  # 4 2/3
-        (rf"(?<![\w)}}^/.!])({ATOM})\s*/\s*({ATOM})(?!\s*[\w(^/.!])", r"\\frac{\1}{\2}"),  # 14/3, 2\pi/3
-    ]
-)
+NORMAL = [  # patterns and what they become, one after the other
+    (rf"^.*\\to{END}", ""),  # x + 2 = 20 \implies x = 18
+    (r"_?\s?[({]?\s?(?:in )?\bbase[ -]?\s?(\d+)\s?[)}]?", r"_\1"),  # 52 (base 8)
+    (r"\(?\s?(?:\\[pb]?mod\b|(?<=\()mod\b)\s?(?:\{[^{}]*\}|\d+)\s?\)?$", ""),  # 18 \pmod{23}
+    (r";|\s\b(?:or|and)\b\s", " , "),
+    (r"^⦃\s*[A-Za-z]\s*(?:\\in\s*\(-\\infty, \\infty\)\s*)?[|:]([^⦃⦄]*)⦄$", r"\1"),  # \{x \mid x > 2\}
+    (r"(?:^|(?<=,))(?:[^,()]|\([a-z]\)){1,20}\\in(?![A-Za-z])", ""),  # x \in
+    (r"⦃\s*⦄", r"\\emptyset"),
+    (r"(?<=\)) ?U ?(?=\()", r"\\cup "),
+    (r"\b(?:infinity|inf|oo)\b|\+\s*\\infty", r"\\infty"),
+    (rf"(?<![\\A-Za-z])({FUNCTIONS}){END}", r"\\\1"),  # 2pi
+    (r"[\[(]?\s*\\(begin|end)\s*\{(?:[a-zA-Z]*matrix|array)\}(?:\{[lcr|\s]*\})?\s*[\])]?", r"\\\1{pmatrix} "),
+    (r"\*\*", "^"),  # Python's power
+    (r"\^\(([^()]*)\)", r"^{\1}"),  # 13^(1/2)
+    (r"(?<=\d)[eE](-?\d{1,3})(?![\d.])", r"*10^{\1}"),  # 6.72e-5
+    (r"(?<![\d/.])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d/.])", r"\1\\frac{\2}{\3}"),  # 4 2/3
+    (rf"(?<![\w)}}^/.!])({ATOM})\s*/\s*({ATOM})(?!\s*[\w(^/.!])", r"\\frac{\1}{\2}"),  # 14/3, 2\pi/3
+]
 THOUSANDS_RE = re.compile(r"(?<![\d.,(⦃\[])(\d{1,3})((?:,\s?\d{3})+|(?: \d{3})+)(?![\d,])")  # 58,500
 MEASURE = r"[A-Za-z]{3,}|(?:[cmk]m|[km]g|in|ft|yd|mi|lb|oz|hr|m[lL]|sq|of|to|by|(?<=\d )[mgsLh])\b"
 UNIT = rf"(?!(?:{'|'.join(SCALES)})\b)(?:{MEASURE})\.?(?: ?\^ ?\{{?\d\}}?)?"  # cm^2
@@ -48,7 +43,7 @@ def normal_form(text):
     r"""LaTeX with one spelling of each sign, without units and currency; \{ and \} are written ⦃ and ⦄."""
     text = clean(text).replace("\\{", "⦃").replace("\\}", "⦄")
     for pattern, replacement in NORMAL:
-        text = pattern.sub(replacement, text)
+        text = re.sub(pattern, replacement, text)
     text = THOUSANDS_RE.sub(lambda m: re.sub(r"[,\s]", "", m.group()), text)
     return UNITS_RE.sub("", text.rstrip(" .,;:").lstrip(" ,;:")).strip()
 

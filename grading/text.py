@@ -1,7 +1,6 @@
 r"""Model output as plain text: one spelling of each sign, without markup and without LaTeX that only formats.
 
-`clean` is applied to answer and gold alike, so that a wrapper or a space on one side makes no difference.
-"""
+`clean` is applied to answer and gold alike: a wrapper or a space on one side makes no difference."""
 
 import re
 import unicodedata
@@ -31,35 +30,26 @@ END = r"(?![A-Za-z])"  # of a LaTeX command's name
 WRAPPERS = "text[a-z]*|math(?:rm|bf|it|sf|tt|bb|cal)|[mh]box|[fF]?boxed|fbox|operatorname|underline|boldsymbol|emph"
 
 
-def compile_table(rows):
-    """Pairs of a pattern and its replacement, ready to be applied one after the other."""
-    return [(re.compile(pattern), replacement) for pattern, replacement in rows]
-
-
-CLEAN = compile_table(
-    [
-        (r"(?<=\d)(?:,?\\[!,;: ]\s*|\{,\})(?=\d{3}(?!\d))", ""),  # 1,\!234  1{,}234  1\,234
-        (r"\\!|\\(?:text)?color\s*\{[a-z]+\}", ""),
-        (r"\\[,;:> ()\[\]]", " "),
-        (r"\\mathbb\s*\{?\s*R\s*\}?", r"(-\\infty, \\infty)"),
-        *2 * [(rf"\\(?:{WRAPPERS})\s*\{{([^{{}}]*)\}}", r" \1 ")],  # \text{ cm}; one may be inside another
-        (r"\\?\$|\\?%", " "),
-        (rf"\^\s*\{{?\s*(?:\\circ{END}|o\b)\s*\}}?|\\circ{END}", " "),  # 90^\circ
-        (r"\\frac\s*(\d)(?=\s*[\w{])", r"\\frac{\1}"),  # \frac12
-        (r"\\frac\s*(\{[^{}]*\})\s*(\w)", r"\\frac\1{\2}"),
-        (rf"\{{([^{{}}]*)\\over{END}([^{{}}]*)\}}", r"\\frac{\1}{\2}"),
-        (rf"\{{([^{{}}]*)\\choose{END}([^{{}}]*)\}}", r"\\binom{\1}{\2}"),
-        (r"\\?\bsqrt\s*(?:\(([^()]*)\)|(\d+|[a-z]\b))", r"\\sqrt{\1\2}"),  # sqrt(13), \sqrt 3
-        (r"([\^_])\s*\{\s*(\w)\s*\}", r"\1\2"),  # x^{2}
-        (r"=<", "<="),
-        (r"(?<![\d)])!=|(?<![\d)!]) !=", "≠"),  # but 5! = 120
-        (r"[-=]+>", r" \\to "),
-        (r"\{:\}", ":"),
-        (r"\\([&#_])", r"\1"),
-        (r"\b(?:[mM]inus|[nN]egative)\s+", "-"),
-        (r"<\s*(-?[\d.,]+)\s*>", r" \1 "),  # <18>
-    ]
-)
+CLEAN = [  # patterns and what they become, one after the other
+    (r"(?<=\d)(?:,?\\[!,;: ]\s*|\{,\})(?=\d{3}(?!\d))", ""),  # 1,\!234  1{,}234  1\,234
+    (r"\\!|\\(?:text)?color\s*\{[a-z]+\}", ""),
+    (r"\\[,;:> ()\[\]]", " "),
+    (r"\\mathbb\s*\{?\s*R\s*\}?", r"(-\\infty, \\infty)"),
+    *2 * [(rf"\\(?:{WRAPPERS})\s*\{{([^{{}}]*)\}}", r" \1 ")],  # \text{ cm}; one may be inside another
+    (r"\\?\$|\\?%", " "),
+    (rf"\^\s*\{{?\s*(?:\\circ{END}|o\b)\s*\}}?|\\circ{END}", " "),  # 90^\circ
+    (r"\\frac\s*(\d)(?=\s*[\w{])", r"\\frac{\1}"),  # \frac12
+    (r"\\frac\s*(\{[^{}]*\})\s*(\w)", r"\\frac\1{\2}"),
+    (rf"\{{([^{{}}]*)\\over{END}([^{{}}]*)\}}", r"\\frac{\1}{\2}"),
+    (rf"\{{([^{{}}]*)\\choose{END}([^{{}}]*)\}}", r"\\binom{\1}{\2}"),
+    (r"\\?\bsqrt\s*(?:\(([^()]*)\)|(\d+|[a-z]\b))", r"\\sqrt{\1\2}"),  # sqrt(13), \sqrt 3
+    (r"([\^_])\s*\{\s*(\w)\s*\}", r"\1\2"),  # x^{2}
+    (r"(?<![\d)])!=|(?<![\d)!]) !=", "≠"),  # but 5! = 120
+    (r"[-=]+>", r" \\to "),
+    (r"\\([&#_])", r"\1"),
+    (r"\b(?:[mM]inus|[nN]egative)\s+", "-"),
+    (r"<\s*(-?[\d.,]+)\s*>", r" \1 "),  # <18>
+]
 TAGS = r"<<[^<>]*>>|<\|[^|<>]{1,40}\|>|</?[A-Za-z]\w{0,19}>|`+"  # <<9*2=18>>, <|im_end|>, <answer>
 EMPHASIS = r"(?<![\w)}*_])[*_]++(?=\S)|(?<=[^\s*_])[*_]++(?![\w({])|[*_]{2,}+(?=[A-Za-z])"  # **18**
 MARKUP_RE = re.compile(rf"{TAGS}|{EMPHASIS}")
@@ -70,7 +60,6 @@ def cut(text):
     return text if len(text) <= ANSWER_CHARS else text[:ANSWER_CHARS].rpartition(" ")[0]
 
 
-@lru_cache(maxsize=256)
 def to_ascii(text):
     """Unicode digits, minus signs, fractions, exponents and symbols as ASCII; what has no ASCII form is kept."""
     text = re.sub(r"[₀-₉]+", lambda m: "_{" + unicodedata.normalize("NFKC", m.group()) + "}", text)
@@ -95,16 +84,13 @@ def clean(text):
     text = MARKUP_RE.sub(" ", " ".join(text.split()).replace("~", " "))  # a space in LaTeX, and ~18 is 18
     text = COMMAND_RE.sub(lambda m: COMMANDS.get(m[1], m[0]) if m[1] else " ", text)
     for pattern, replacement in CLEAN:
-        text = pattern.sub(replacement, text)
+        text = re.sub(pattern, replacement, text)
     return " ".join(text.split())
 
 
 def _box(text, at):
     r"""(start, end) of the content of the box whose name begins at `at`; None when it is never closed."""
     start = text.index("{", at) + 1
-    end = text.find("}", start, start + 2 * ANSWER_CHARS)
-    if end >= 0 and text[start:end].isalnum():  # nearly all real answers
-        return start, end
     depth = 1
     for brace in re.compile(r"\\.|[{}]", re.S).finditer(text, start, start + 2 * ANSWER_CHARS):
         depth += {"{": 1, "}": -1}.get(brace.group(), 0)
