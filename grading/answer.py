@@ -42,16 +42,15 @@ def _after_marker(text, kind):
         at = text.rfind("####", 0, at)
         if at < 0:
             return None
-        end = text.find("\n", at)
-        line = cut(text[at + 4 : len(text) if end < 0 else min(end, at + 2 * ANSWER_CHARS)].lstrip("# \t:"))
+        line, _, following = text[at + 4 : at + 4 * ANSWER_CHARS].lstrip("# \t:").partition("\n")
         if SIMPLE_RE.fullmatch(line):  # nearly all real answers
             return line
-        following = text[end : end + 2 * ANSWER_CHARS].strip() if end >= 0 else ""
+        line, following = cut(line), following.strip()
         if LABEL_RE.match(line):  # `####` alone or `#### Answer:`: the answer is below
-            line = _first_sentence(following, kind) or "#"
+            line = _first_sentence(following, kind) or ""
         elif following and kind not in ("text", "ratio", "latex") and not says_number(line):  # #### Income
             continue
-        if line[0] != "#" and re.search(r"\w", line) and not HEADING_RE.match(line):
+        if re.search(r"\w", line) and not HEADING_RE.match(line):
             return line
     return None
 
@@ -70,14 +69,11 @@ def _answer_is(text, kind):
     if line >= 0 and SIMPLE_RE.fullmatch(text, line + 3):  # nearly all of GSM8K's own form
         return text[line + 3 :].strip()
     text = "\n" + text[-10 * ANSWER_CHARS :]
-    found = max(ANSWER_IS_RE.finditer(text), key=re.Match.end, default=None)
+    *_, found = [None, *ANSWER_IS_RE.finditer(text)]
     if found is None:
         return None
     colon = found["colon"] or found["line"]
     return _first_sentence(text[found.end() : found.end() + 2 * ANSWER_CHARS], kind if colon else "text") or None
-
-
-# ---- the answer at the end
 
 
 def _last_number(text):
@@ -120,9 +116,6 @@ def _last_formula(text):
     return next(group for group in last.groups() if group), rule
 
 
-# ---- all rules
-
-
 def extract_answer(completion, kind="integer"):
     r"""Where the final answer of a completion stands; thoughts and what follows an end token do not count.
 
@@ -133,13 +126,11 @@ def extract_answer(completion, kind="integer"):
     if "<|" in completion or "</s>" in completion or "[INST]" in completion:
         completion = END_RE.split(completion, maxsplit=1)[0]
     marked = _after_marker(completion, kind)
-    if marked is not None and kind != "latex":
-        return marked, "####"
     box, has_box = boxed(completion, NUMBERS_JOINT_RE if kind == "numbers" else BOX_JOINT_RE)
+    if marked is not None and not (kind == "latex" and has_box):
+        return marked, "####"
     if has_box:
         return box, "boxed" if box is not None else "none"
-    if marked is not None:
-        return marked, "####"
     answer, rule = _last_formula(completion) if kind == "latex" else _unmarked(completion, kind)
     return (answer, rule) if answer else (None, "none")
 
@@ -147,8 +138,7 @@ def extract_answer(completion, kind="integer"):
 def _unmarked(text, kind):
     """(answer, rule) for a text without `####` or a box, and a gold answer that is no LaTeX."""
     answer = _answer_is(text, kind)
-    several = kind != "numbers" or len(NUMBER_RE.findall(answer or "")) > 1
-    if answer is not None and several and (kind in ("text", "ratio") or says_number(answer)):
+    if answer is not None and (kind in ("text", "ratio") or says_number(answer)):
         return answer, "answer is"
     if kind not in ("text", "ratio", "numbers"):
         return _last_number(text), "last number"

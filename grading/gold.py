@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from .latex import normal_form
-from .number import DIGIT_RE, REMARK_RE, NotANumber, plain_text, read_plain_number, says_number
+from .number import DIGIT_RE, NotANumber, plain_text, read_plain_number, says_number, without_remark
 from .text import ANSWER_CHARS, boxed, clean
 
 KINDS = ("integer", "decimal", "fraction", "numbers", "ratio", "text", "latex")
@@ -31,12 +31,9 @@ TIME_RE = re.compile(rf"{CLOCK}(?: ?([ap])\.?\s*m\b\.?)?", re.I)  # 3:30 p.m.
 
 @lru_cache(maxsize=100_000)
 def parse_gold(text, kind=None):
-    r"""Read a gold answer strictly: a data set's row that this refuses must stop the load.
+    """Read a gold answer strictly, such as "9 (apples)", "5 (cm); 8 (cm)", "3:4" or "Rug B"; kind None infers it.
 
-    Args: text: a gold answer such as "18", "9 (apples)", "5 (cm); 8 (cm)", "3:4", "Rug B", "\frac{14}{3}".
-    kind: one of KINDS, or None to infer it.
-    Returns a Gold whose text is canonical: parse_gold(gold.text, gold.kind) == gold.
-    Raises ValueError, naming the text, when there is no answer in it or it is not of the kind."""
+    Returns a Gold. Raises ValueError, naming the text, when there is no answer in it or it is not of the kind."""
     if not isinstance(text, str) or not text.strip() or len(text) > GOLD_CHARS:
         raise ValueError(f"gold answer {text!r:.40} is no text, empty, or longer than {GOLD_CHARS} characters")
     if kind is not None and kind not in KINDS:
@@ -129,13 +126,11 @@ def _ratio(found):
 
 
 def read_ratios(answer):
-    """Every ratio or time that an answer says once its working is left out; of several equal ratios the last."""
-    text = REMARK_RE.sub("", plain_text(answer))
+    """Every ratio or time that an answer says once its working is left out."""
+    text = without_remark(plain_text(answer))
     text = next((p for p in reversed(re.split(r"=|\bsimplif\w+|\breduc\w+", text)) if DIGIT_RE.search(p)), text)
     found = list(TIME_RE.finditer(text)) or list(TIME_RE.finditer(RATIO_JOINT_RE.sub(":", text)))
-    ratios = [_ratio(f) for f in found]
-    shares = {tuple(Fraction(n, sum(numbers) or 1) for n in numbers) for numbers, _ in ratios}
-    return ratios[-1:] if len(shares) == 1 else ratios
+    return [_ratio(f) for f in found]
 
 
 def same_ratio(answer, gold):

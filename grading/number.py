@@ -17,7 +17,6 @@ NAMES = (
 ).split()
 WORD_VALUES = {name: n if n < 20 else 10 * (n - 18) for n, name in enumerate(NAMES)}
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-PARTS = {"half": 2, "third": 3, "quarter": 4, "fifth": 5}
 
 # ---- what a number looks like
 
@@ -32,7 +31,7 @@ SIMPLE_RE = re.compile(r"\s*\$?\s*(-?\d{1,300})(?:\.0{0,9})?\s*")  # nearly all 
 WORD = rf"\b(?<!\bno )(?:{'|'.join([*WORD_VALUES, *SCALES])})\b"
 WORDS_RE = re.compile(rf"{WORD}(?:(?:[\s-]|\sand\s)+{WORD})*", re.I)  # one hundred and twenty-five
 SCALE_RE = re.compile(rf"\s*({'|'.join(SCALES)})s?\b", re.I)
-PART_RE = re.compile(rf"\s+and\s+(?:a|one)\s+({'|'.join(PARTS)})\b", re.I)  # 2 and a half
+HALF_RE = re.compile(r"\s+and\s+(?:a|one)\s+half\b", re.I)  # 2 and a half
 DIGIT_RE = re.compile(r"\d")
 LAST_DIGIT_RE = re.compile(r"(?s).*\d")
 
@@ -166,12 +165,10 @@ def read_plain_number(text):
         raise NotANumber
     if not DIGIT_RE.search(text):
         text = WORDS_RE.sub(_in_digits, text)
-    text = PART_RE.sub(lambda m: f" 1/{PARTS[m[1].lower()]}", text)
-    if not DIGIT_RE.search(text):
-        raise NotANumber
+    text = HALF_RE.sub(" 1/2", text)
     if not text.startswith("="):  # = 12 days for it to be 600 inches
-        last_digit = LAST_DIGIT_RE.match(text).end() - 1
-        text = text[max((lead.end() for lead in LEAD_RE.finditer(text, 0, last_digit)), default=0) :]
+        leads = (lead.end() for lead in LEAD_RE.finditer(text) if DIGIT_RE.search(text, lead.end()))
+        text = text[max(leads, default=0) :]
     if BOUND_RE.search(text):
         raise NotANumber
     start = START_RE.match(text)  # else the last number
@@ -185,6 +182,8 @@ def read_plain_number(text):
 
 def read_number(answer):
     r"""The number that a raw answer says, an exact Fraction; None when it does not say exactly one rational number."""
+    if simple := SIMPLE_RE.fullmatch(answer):  # same as the long way
+        return Fraction(int(simple.group(1)))
     try:
         return read_plain_number(plain_text(answer[:ANSWER_CHARS]))
     except (ValueError, ArithmeticError):  # NotANumber, a division by zero

@@ -7,15 +7,12 @@ import unicodedata
 from functools import lru_cache
 
 ANSWER_CHARS = 1000  # of an answer that is looked at
-SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
-CHARACTERS = {  # what NFKC leaves alone
-    **dict.fromkeys("−–—‐‑‒―﹣－", "-"), **dict.fromkeys("€£¥₹₩₽₪฿¢", "$"), **dict.fromkeys("×✕✖·⋅∙∗", "*"),
-    **dict.fromkeys("→⇒⟹⟶➔", "\\to "), **dict.fromkeys("≈≃", "\\approx "), **dict.fromkeys("÷⁄∕", "/"),
-    "≤": "<=", "≥": ">=", **dict.fromkeys("’‘", "'"), **dict.fromkeys("“”", '"'), "π": "\\pi ", "√": "\\sqrt ",
-    "∞": "\\infty ", "∪": "\\cup ", "∩": "\\cap ", "°": "^\\circ ", "º": "^\\circ ", "±": "\\pm ", "∈": "\\in ",
-    "θ": "\\theta ", "∅": "\\emptyset ",
+CHARACTERS = {  # what characters that NFKC leaves alone are written as
+    "-": "−–—‐‑‒―﹣－", "$": "€£¥₹₩₽₪฿¢", "*": "×✕✖·⋅∙∗", "/": "÷⁄∕", "'": "’‘", '"': "“”", "<=": "≤", ">=": "≥",
+    "\\to ": "→⇒⟹⟶➔", "\\approx ": "≈≃", "\\pi ": "π", "\\sqrt ": "√", "\\infty ": "∞", "\\cup ": "∪", "\\cap ": "∩",
+    "^\\circ ": "°º", "\\pm ": "±", "\\in ": "∈", "\\theta ": "θ", "\\emptyset ": "∅",
 }  # fmt: skip
-CHARACTER_TABLE = str.maketrans(CHARACTERS)
+CHARACTER_TABLE = str.maketrans({c: symbol for symbol, characters in CHARACTERS.items() for c in characters})
 SYMBOLS = {  # what a LaTeX command is written as: \leq as <=
     "": "left right big bigl bigr Big Bigl Bigr bigg biggl biggr displaystyle textstyle limits large Large rm bf",
     " ": "quad qquad square blacksquare checkmark degree degrees", "*": "times cdot ast", "/": "div", "=": "equiv",
@@ -62,17 +59,11 @@ def cut(text):
 
 def to_ascii(text):
     """Unicode digits, minus signs, fractions, exponents and symbols as ASCII; what has no ASCII form is kept."""
-    text = re.sub(r"[₀-₉]+", lambda m: "_{" + unicodedata.normalize("NFKC", m.group()) + "}", text)
-    text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+", lambda m: "^{" + m.group().translate(SUPERSCRIPTS) + "}", text)
+    text = re.sub(r"[₀-₉]+", r"_{\g<0>}", re.sub(r"[⁰¹²³⁴-⁹⁺⁻]+", r"^{\g<0>}", text))
     text = re.sub(r"[¼-¾⅐-⅞↉]", r" \g<0>", text).translate(CHARACTER_TABLE)
     text = unicodedata.normalize("NFKC", text)[: 2 * ANSWER_CHARS].translate(CHARACTER_TABLE)  # one may become eighteen
-    return re.sub(r"[^\x00-\x7f]", _ascii_character, text)
-
-
-def _ascii_character(found):
-    """A digit of any script as its ASCII digit; nothing for an invisible character; any other as it is."""
-    invisible = unicodedata.category(found.group()) == "Cf"
-    return "" if invisible else str(unicodedata.decimal(found.group(), found.group()))
+    text = "".join(c for c in text if unicodedata.category(c) != "Cf")  # invisible
+    return re.sub(r"[^\x00-\x7f]", lambda m: str(unicodedata.decimal(m[0], m[0])), text)
 
 
 @lru_cache(maxsize=4096)

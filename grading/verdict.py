@@ -7,7 +7,7 @@ from typing import NamedTuple
 from .answer import extract_answer
 from .gold import parse_gold, read_numbers, read_ratios, read_words, same_numbers, same_ratio, same_words
 from .latex import normal_form, read_latex, same_latex
-from .number import SIMPLE_RE, read_number, same_number
+from .number import read_number, same_number
 from .text import ANSWER_CHARS, clean
 from .worker import WORKERS, ask_math_verify
 
@@ -47,18 +47,13 @@ def _verdict(answer, gold):
 
 
 def _settle(completion, gold):
-    """Grade without a worker process. Returns a Grade, or (answer, rule) where only math-verify can judge."""
+    """The Grade of a completion as far as it can be said here: correct is None where only math-verify can judge."""
     answer, rule = extract_answer(completion, gold.kind)
-    if gold.kind == "latex" and gold.value is not None and rule in ("last formula", "last number"):
+    if gold.kind == "latex" and gold.value is not None and rule == "last formula":
         answer, rule = extract_answer(completion, "text")  # a choice or a name
     if answer is None or len(answer) > ANSWER_CHARS:
         return Grade(False, None, rule)
-    answer = answer.strip()
-    simple = SIMPLE_RE.fullmatch(answer)
-    if simple and gold.kind in ("integer", "decimal", "fraction"):  # nearly all real answers; same as the long way
-        return Grade(same_number(int(simple.group(1)), gold.value), answer, rule)
-    verdict = _verdict(answer, gold)
-    return (answer, rule) if verdict is None else Grade(verdict, answer, rule)
+    return Grade(_verdict(answer.strip(), gold), answer.strip(), rule)
 
 
 def grade(completion, gold, kind=None):
@@ -71,15 +66,14 @@ def grade_batch(completions, golds, kinds=None):
     kinds = kinds or [None] * len(golds)
     golds = [parse_gold(g, k) for g, k in zip(golds, kinds, strict=True)]
     results = [_settle(c, g) for c, g in zip(completions, golds, strict=True)]
-    questions = {(r[0], g.text) for r, g in zip(results, golds, strict=True) if not isinstance(r, Grade)}
-    if not questions:
-        return results
-    with ThreadPoolExecutor(min(WORKERS, len(questions))) as threads:
+    questions = {(r.answer, g.text) for r, g in zip(results, golds, strict=True) if r.correct is None}
+    with ThreadPoolExecutor(WORKERS) as threads:
         verdicts = dict(zip(questions, threads.map(_ask, questions), strict=True))
     for i, (result, gold) in enumerate(zip(results, golds, strict=True)):
-        if not isinstance(result, Grade):
-            (answer, rule), verdict = result, verdicts[result[0], gold.text]
-            results[i] = Grade(bool(verdict), answer, rule if verdict is not None else f"{rule}, math-verify gave up")
+        if result.correct is None:
+            verdict = verdicts[result.answer, gold.text]
+            rule = result.rule if verdict is not None else f"{result.rule}, math-verify gave up"
+            results[i] = Grade(bool(verdict), result.answer, rule)
     return results
 
 
