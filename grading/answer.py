@@ -21,8 +21,7 @@ COLON = r"(?P<colon>(?<!our answer)[:=\n])"  # Answer: 18; ## Answer; but not: l
 MARK = rf"answer{QUESTION}[ \t*_]{{0,20}}+(?:{IS}|{COLON})[\s:*_]{{0,20}}+{NO_ANSWER}"
 ANSWER_IS_RE = re.compile(rf"{MARK}|\n(?P<line>A:)\s*", re.I)
 VALUE_RE = re.compile(r"[\s*_~$\\]*-?\$?\.?\d[\d,.]*+(?!\)?\s*[-+*/×÷=x]\s*[$(\d])")  # 18 eggs; not 9 * 2
-TITLES = r"(?<!\bM[rs]\.)(?<!\bDr\.)(?<!\bMrs\.)"
-BREAK_RE = re.compile(rf"(?<=[.!?])(?<!\d!){TITLES}\s+(?=[^a-z\s])")  # between sentences
+BREAK_RE = re.compile(r"(?<=[.!?])(?<!\d!)(?<!\bM[rs]\.)(?<!\bDr\.)(?<!\bMrs\.)\s+(?=[^a-z\s])")  # of sentences
 RESULT_RE = re.compile(r"=\s*([-$]*\s*\.?\d[\d,.]*+(?!\s*[-+*/x^(])[^=,;.:~<>]*\.?)$")  # = 13 eggs out of the 16 eggs.
 JOINT_RE = re.compile(r"\s*(?:/|\s|or|to|-|and|\*|\^|\()\s*")  # between the numbers of a fraction or a range
 SPACING = r"(?:\s|\$|\\q?quad|\\[()\[\],;: ])"
@@ -111,8 +110,8 @@ def _last_formula(text):
     *_, last = [None, *FORMULA_RE.finditer(said)]
     if last is None or DIGIT_RE.search(said, last.end()):
         said = next((s for s in reversed(BREAK_RE.split(said)) if DIGIT_RE.search(s)), _last_sentence(said))
-        lead = max((lead.end() for lead in LEAD_RE.finditer(said)), default=0)  # so the simplified form is 2k + 17.
-        return said[lead:].strip().rstrip("."), "answer is" if answer else "last sentence"
+        said = LEAD_RE.split(said)[-1]  # so the simplified form is 2k + 17.
+        return said.strip().rstrip("."), "answer is" if answer else "last sentence"
     return next(group for group in last.groups() if group), rule
 
 
@@ -131,15 +130,12 @@ def extract_answer(completion, kind="integer"):
         return marked, "####"
     if has_box:
         return box, "boxed" if box is not None else "none"
-    answer, rule = _last_formula(completion) if kind == "latex" else _unmarked(completion, kind)
+    if kind == "latex":
+        answer, rule = _last_formula(completion)
+    elif (answer := _answer_is(completion, kind)) and (kind in ("text", "ratio") or says_number(answer)):
+        rule = "answer is"
+    elif kind in ("text", "ratio", "numbers"):
+        answer, rule = _last_sentence(completion, kind), "last sentence"
+    else:
+        answer, rule = _last_number(completion), "last number"
     return (answer, rule) if answer else (None, "none")
-
-
-def _unmarked(text, kind):
-    """(answer, rule) for a text without `####` or a box, and a gold answer that is no LaTeX."""
-    answer = _answer_is(text, kind)
-    if answer is not None and (kind in ("text", "ratio") or says_number(answer)):
-        return answer, "answer is"
-    if kind not in ("text", "ratio", "numbers"):
-        return _last_number(text), "last number"
-    return _last_sentence(text, kind), "last sentence"

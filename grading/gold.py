@@ -21,8 +21,6 @@ class Gold(NamedTuple):
     value: object
 
 
-# ---- gold answers
-
 NUMBER_RE = re.compile(r"-?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+|\(?\d+/0*[1-9]\d*\)?)")  # -1,234.5, -(1/3)
 UNIT_RE = re.compile(r"(?<=\d)(?:\s*\([^()]*\)\s*|st|nd|rd|th)$")  # 9 (apples), 6th
 CLOCK = r"(?<![\d./:])(?<!\d )(?<!(?<!\d)-)(\d{1,6}(?: ?: ?\d{1,6})+)(?![\d/]|\.\d)"  # 3:30, 3 : 4 : 5
@@ -129,8 +127,7 @@ def read_ratios(answer):
     """Every ratio or time that an answer says once its working is left out."""
     text = without_remark(plain_text(answer))
     text = next((p for p in reversed(re.split(r"=|\bsimplif\w+|\breduc\w+", text)) if DIGIT_RE.search(p)), text)
-    found = list(TIME_RE.finditer(text)) or list(TIME_RE.finditer(RATIO_JOINT_RE.sub(":", text)))
-    return [_ratio(f) for f in found]
+    return [_ratio(found) for found in TIME_RE.finditer(RATIO_JOINT_RE.sub(":", text))]
 
 
 def same_ratio(answer, gold):

@@ -10,8 +10,6 @@ from itertools import accumulate
 from .number import SCALES, read_exactly, read_number, same_number
 from .text import END, clean
 
-# ---- the normal form
-
 FUNCTIONS = "(?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln|sqrt|pi|infty|theta"
 ATOM = r"\d*\\pi|\d*\\sqrt\{\d+\}|\d+"  # 2\pi, 3\sqrt{13}, 14
 NORMAL = [  # patterns and what they become, one after the other
@@ -33,9 +31,8 @@ NORMAL = [  # patterns and what they become, one after the other
 THOUSANDS_RE = re.compile(r"(?<![\d.,(⦃\[])(\d{1,3})((?:,\s?\d{3})+|(?: \d{3})+)(?![\d,])")  # 58,500
 MEASURE = r"[A-Za-z]{3,}|(?:[cmk]m|[km]g|in|ft|yd|mi|lb|oz|hr|m[lL]|sq|of|to|by|(?<=\d )[mgsLh])\b"
 UNIT = rf"(?!(?:{'|'.join(SCALES)})\b)(?:{MEASURE})\.?(?: ?\^ ?\{{?\d\}}?)?"  # cm^2
-UNITS_RE = re.compile(
-    rf"(?:(?<=[\d)}}!])|(?<=\\pi)) ?{UNIT}(?:(?: ?/ ?| )(?:{UNIT}|an?\b)){{0,4}}(?=\s*(?:[,)]|$))"
-)  # 18 square miles / hour
+UNITS = rf"{UNIT}(?:(?: ?/ ?| )(?:{UNIT}|an?\b)){{0,4}}"  # square miles / hour
+UNITS_RE = re.compile(rf"(?:(?<=[\d)}}!])|(?<=\\pi)) ?{UNITS}(?=\s*(?:[,)]|$))")  # 18 cm
 
 
 @lru_cache(maxsize=4096)
@@ -52,16 +49,6 @@ def squeeze(text):
     r"""A normal form without spaces but that of \sin x, and without the * of 3*\sqrt{13}."""
     text = re.sub(r"(\\[A-Za-z]+ (?=[A-Za-z]))|\s", r"\1", text)
     return re.sub(r"(?<=[\w)}])\*(?=[\\A-Za-z(])", "", text)
-
-
-def read_latex(answer):
-    """The value of an answer that is a number, else its squeezed normal form."""
-    return _number_or_text(squeeze(normal_form(answer)))
-
-
-def _number_or_text(text):
-    value = read_exactly(text)
-    return text if value is None else value
 
 
 # ---- the parts of an answer
@@ -130,13 +117,19 @@ def read_parts(text, named_only=False, depth=0):
         listed.sort()
     parts = [signed for part in listed if part for signed in _both_signs(part)]
     if not brackets and len(parts) <= 1 or depth > DEPTH_LIMIT or len(parts) > PARTS_LIMIT:
-        return _number_or_text(text)
+        value = read_exactly(text)
+        return text if value is None else value
     return brackets.replace("{}", ""), [read_parts(part, named_only, depth + 1) for part in parts]
 
 
 def _both_signs(text):
     r"""3\pm2 as 3+2, 3-2."""
     return sorted({text.replace("\\pm", p).replace("\\mp", m) for p, m in ("+-", "-+")})
+
+
+def read_latex(answer):
+    """The value of an answer that is a number, its parts, or the text of a formula."""
+    return read_parts(squeeze(normal_form(answer)))
 
 
 # ---- comparing

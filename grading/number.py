@@ -167,8 +167,7 @@ def read_plain_number(text):
         text = WORDS_RE.sub(_in_digits, text)
     text = HALF_RE.sub(" 1/2", text)
     if not text.startswith("="):  # = 12 days for it to be 600 inches
-        leads = (lead.end() for lead in LEAD_RE.finditer(text) if DIGIT_RE.search(text, lead.end()))
-        text = text[max(leads, default=0) :]
+        text = next((part for part in reversed(LEAD_RE.split(text)) if DIGIT_RE.search(part)), text)
     if BOUND_RE.search(text):
         raise NotANumber
     start = START_RE.match(text)  # else the last number

@@ -38,14 +38,12 @@ CLEAN = [  # patterns and what they become, one after the other
     (r"\\frac\s*(\d)(?=\s*[\w{])", r"\\frac{\1}"),  # \frac12
     (r"\\frac\s*(\{[^{}]*\})\s*(\w)", r"\\frac\1{\2}"),
     (rf"\{{([^{{}}]*)\\over{END}([^{{}}]*)\}}", r"\\frac{\1}{\2}"),
-    (rf"\{{([^{{}}]*)\\choose{END}([^{{}}]*)\}}", r"\\binom{\1}{\2}"),
     (r"\\?\bsqrt\s*(?:\(([^()]*)\)|(\d+|[a-z]\b))", r"\\sqrt{\1\2}"),  # sqrt(13), \sqrt 3
     (r"([\^_])\s*\{\s*(\w)\s*\}", r"\1\2"),  # x^{2}
     (r"(?<![\d)])!=|(?<![\d)!]) !=", "≠"),  # but 5! = 120
     (r"[-=]+>", r" \\to "),
     (r"\\([&#_])", r"\1"),
     (r"\b(?:[mM]inus|[nN]egative)\s+", "-"),
-    (r"<\s*(-?[\d.,]+)\s*>", r" \1 "),  # <18>
 ]
 TAGS = r"<<[^<>]*>>|<\|[^|<>]{1,40}\|>|</?[A-Za-z]\w{0,19}>|`+"  # <<9*2=18>>, <|im_end|>, <answer>
 EMPHASIS = r"(?<![\w)}*_])[*_]++(?=\S)|(?<=[^\s*_])[*_]++(?![\w({])|[*_]{2,}+(?=[A-Za-z])"  # **18**
@@ -81,8 +79,7 @@ def clean(text):
 
 def _box(text, at):
     r"""(start, end) of the content of the box whose name begins at `at`; None when it is never closed."""
-    start = text.index("{", at) + 1
-    depth = 1
+    start, depth = text.index("{", at) + 1, 1
     for brace in re.compile(r"\\.|[{}]", re.S).finditer(text, start, start + 2 * ANSWER_CHARS):
         depth += {"{": 1, "}": -1}.get(brace.group(), 0)
         if not depth:

@@ -23,25 +23,20 @@ class Grade(NamedTuple):
     rule: str
 
 
-CHOICE_RE = re.compile(r"\W*(?:(?:the )?(?:correct )?(?:option|choice|answer)\b(?: is)?)?\W*([A-Za-z])\b", re.I)
-OTHER_CHOICE_RE = re.compile(r"\b(?:or|and)\b\W*[A-Za-z]\b(?!\w)")  # C or D
-
-
-def _same_choice(answer, gold):
-    said = clean(answer)
-    choice = CHOICE_RE.match(said)
-    return bool(choice) and not OTHER_CHOICE_RE.search(said) and choice.group(1).upper() == gold.value
+CHOICE = r"\W*(?:(?:the )?(?:correct )?(?:option|choice|answer)\b(?: is)?)?\W*([A-Za-z])\b"
+CHOICE_RE = re.compile(rf"{CHOICE}(?!.*\b(?:or|and)\b\W*[A-Za-z]\b)", re.I)  # but not: C or D
 
 
 def _verdict(answer, gold):
     """True, False, or None when only math-verify can say."""
-    compare = {"numbers": same_numbers, "ratio": same_ratio, "text": same_words}
-    if gold.kind in compare:
-        return compare[gold.kind](answer, gold)
     if gold.kind == "latex" and gold.value is None:
         return same_latex(normal_form(answer), normal_form(gold.text))
-    if gold.kind == "latex":
-        return (_same_choice if isinstance(gold.value, str) else same_words)(answer, gold)
+    if isinstance(gold.value, str):
+        choice = CHOICE_RE.match(clean(answer))
+        return bool(choice) and choice.group(1).upper() == gold.value
+    compare = {"numbers": same_numbers, "ratio": same_ratio, "text": same_words, "latex": same_words}
+    if gold.kind in compare:
+        return compare[gold.kind](answer, gold)
     value = read_number(answer)
     return value is not None and same_number(value, gold.value)
 
@@ -67,19 +62,15 @@ def grade_batch(completions, golds, kinds=None):
     golds = [parse_gold(g, k) for g, k in zip(golds, kinds, strict=True)]
     results = [_settle(c, g) for c, g in zip(completions, golds, strict=True)]
     questions = {(r.answer, g.text) for r, g in zip(results, golds, strict=True) if r.correct is None}
+    asked = [[normal_form(text).translate(AS_LATEX) for text in question] for question in questions]
     with ThreadPoolExecutor(WORKERS) as threads:
-        verdicts = dict(zip(questions, threads.map(_ask, questions), strict=True))
+        verdicts = dict(zip(questions, threads.map(lambda pair: ask_math_verify(*pair), asked), strict=True))
     for i, (result, gold) in enumerate(zip(results, golds, strict=True)):
         if result.correct is None:
             verdict = verdicts[result.answer, gold.text]
             rule = result.rule if verdict is not None else f"{result.rule}, math-verify gave up"
             results[i] = Grade(bool(verdict), result.answer, rule)
     return results
-
-
-def _ask(question):
-    """math-verify's verdict on the normal forms of (answer, gold), in LaTeX again."""
-    return ask_math_verify(*(normal_form(text).translate(AS_LATEX) for text in question))
 
 
 def vote(answer, kind):

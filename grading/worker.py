@@ -5,7 +5,6 @@ It raises in threads, cancels an outer SIGALRM, and takes seconds and hundreds o
 import contextlib
 import importlib.util
 import json
-import math
 import os
 import queue
 import resource
@@ -47,9 +46,7 @@ def check_grader(kinds):
 
 
 def _take_worker(idle):
-    """(worker, seconds to wait for each line it is going to say): an idle one that is still alive, else a new one.
-
-    It shares nothing with this process but two pipes, and ends when this process does: its input ends."""
+    """(an idle worker, else a new one that shares nothing with us but two pipes; seconds for each line it will say)."""
     with contextlib.suppress(queue.Empty):
         while (worker := idle.get_nowait()).poll() is not None:
             _stop_worker(worker)
@@ -113,7 +110,7 @@ def main():
 
     answers.write(b"null\n")  # math-verify is loaded
     for line in sys.stdin.buffer:
-        signal.alarm(math.ceil(TIME_LIMIT) + 5)  # should the parent be gone: die, do not spin
+        signal.alarm(int(TIME_LIMIT) + 5)  # should the parent be gone: die, do not spin
         answer, gold = json.loads(line)
         verdict = verify(read(gold), read(answer), allow_set_relation_comp=True, timeout_seconds=None)
         signal.alarm(0)
