@@ -125,9 +125,9 @@ def extract_answer(completion, kind="integer"):
     if "<|" in completion or "</s>" in completion or "[INST]" in completion:
         completion = END_RE.split(completion, maxsplit=1)[0]
     marked = _after_marker(completion, kind)
-    box, has_box = boxed(completion, NUMBERS_JOINT_RE if kind == "numbers" else BOX_JOINT_RE)
-    if marked is not None and not (kind == "latex" and has_box):
+    if marked is not None and not (kind == "latex" and "boxed{" in completion):
         return marked, "####"
+    box, has_box = boxed(completion, NUMBERS_JOINT_RE if kind == "numbers" else BOX_JOINT_RE)
     if has_box:
         return box, "boxed" if box is not None else "none"
     if kind == "latex":

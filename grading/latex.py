@@ -24,7 +24,6 @@ NORMAL = [  # patterns and what they become, one after the other
     (rf"(?<![\\A-Za-z])({FUNCTIONS}){END}", r"\\\1"),  # 2pi
     (r"[\[(]?\s*\\(begin|end)\s*\{(?:[a-zA-Z]*matrix|array)\}(?:\{[lcr|\s]*\})?\s*[\])]?", r"\\\1{pmatrix} "),
     (r"\^\(([^()]*)\)", r"^{\1}"),  # 13^(1/2)
-    (r"(?<=\d)[eE](-?\d{1,3})(?![\d.])", r"*10^{\1}"),  # 6.72e-5
     (r"(?<![\d/.])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d/.])", r"\1\\frac{\2}{\3}"),  # 4 2/3
     (rf"(?<![\w)}}^/.!])({ATOM})\s*/\s*({ATOM})(?!\s*[\w(^/.!])", r"\\frac{\1}{\2}"),  # 14/3, 2\pi/3
 ]

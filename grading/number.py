@@ -180,9 +180,9 @@ def read_plain_number(text):
 
 
 def read_number(answer):
-    r"""The number that a raw answer says, an exact Fraction; None when it does not say exactly one rational number."""
+    r"""The number that a raw answer says, exactly; None when it does not say exactly one rational number."""
     if simple := SIMPLE_RE.fullmatch(answer):  # same as the long way
-        return Fraction(int(simple.group(1)))
+        return int(simple.group(1))
     try:
         return read_plain_number(plain_text(answer[:ANSWER_CHARS]))
     except (ValueError, ArithmeticError):  # NotANumber, a division by zero

@@ -42,7 +42,6 @@ CLEAN = [  # patterns and what they become, one after the other
     (r"([\^_])\s*\{\s*(\w)\s*\}", r"\1\2"),  # x^{2}
     (r"(?<![\d)])!=|(?<![\d)!]) !=", "≠"),  # but 5! = 120
     (r"[-=]+>", r" \\to "),
-    (r"\\([&#_])", r"\1"),
     (r"\b(?:[mM]inus|[nN]egative)\s+", "-"),
 ]
 TAGS = r"<<[^<>]*>>|<\|[^|<>]{1,40}\|>|</?[A-Za-z]\w{0,19}>|`+"  # <<9*2=18>>, <|im_end|>, <answer>

@@ -12,6 +12,7 @@ from .text import ANSWER_CHARS, clean
 from .worker import WORKERS, ask_math_verify
 
 GRADER_VERSION = 1  # goes up when a verdict, an answer read, a rule or a vote can change; a test holds it to that
+COMPARE = {"numbers": same_numbers, "ratio": same_ratio, "text": same_words, "latex": same_words}
 AS_LATEX = str.maketrans({"⦃": "\\{", "⦄": "\\}", "⏎": "\\\\", "≠": "\\neq "})
 
 
@@ -34,9 +35,8 @@ def _verdict(answer, gold):
     if isinstance(gold.value, str):
         choice = CHOICE_RE.match(clean(answer))
         return bool(choice) and choice.group(1).upper() == gold.value
-    compare = {"numbers": same_numbers, "ratio": same_ratio, "text": same_words, "latex": same_words}
-    if gold.kind in compare:
-        return compare[gold.kind](answer, gold)
+    if gold.kind in COMPARE:
+        return COMPARE[gold.kind](answer, gold)
     value = read_number(answer)
     return value is not None and same_number(value, gold.value)
 

@@ -79,22 +79,17 @@ def ask_math_verify(answer, gold):
     idle, *_ = _state()
     _count("asked")
     worker, limits = _take_worker(idle)
-    finished = False
     try:
         worker.stdin.write(json.dumps([answer, gold]).encode() + b"\n")
         *_, verdict = [json.loads(_read_line(worker, seconds)) for seconds in limits]
-        finished = True
-        return verdict
-    except TimeoutError:
-        _count("timeouts")
-    except (EOFError, BrokenPipeError):
-        _count("deaths")
-    finally:  # also when an outer signal handler raises: a worker in the middle of a question is of no more use
-        if finished:
-            idle.put(worker)
-        else:
-            _stop_worker(worker)
-    return None
+    except BaseException as error:  # also an outer signal handler's: a worker in mid-question is of no more use
+        _stop_worker(worker)
+        if not isinstance(error, (TimeoutError, EOFError, BrokenPipeError)):
+            raise
+        _count("timeouts" if isinstance(error, TimeoutError) else "deaths")
+        return None
+    idle.put(worker)
+    return verdict
 
 
 def main():

@@ -149,7 +149,7 @@ LATEX = [
      r"f(f(3)) = 18", r"x_1 + x_2 = 18", r"\alpha + \beta = 18"]),
     (r"[1,3]", [r"1 \le x \le 3", r"x \in [1,3]"]),
     (r"[3,\infty)", [r"x \geq 3", r"[3, +\infty)", "[3, infinity)"]),
-    (r"28", [r"\binom{8}{2}", "28 = x", r"x \equiv 28 \pmod{30}"]),
+    (r"28", [r"{8 \choose 2}", r"\binom{8}{2}", "28 = x", r"x \equiv 28 \pmod{30}"]),
     (r"120", ["5!=120", "5! = 120"]),
     (r"-5", [r"\text{minus } 5"]),
     (r"\emptyset", [r"\{\}", r"\varnothing"]),
