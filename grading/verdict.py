@@ -11,7 +11,7 @@ from .number import read_number, same_number
 from .text import ANSWER_CHARS, clean
 from .worker import WORKERS, ask_math_verify
 
-GRADER_VERSION = 1  # goes up when a verdict, an answer read, a rule or a vote can change; a test holds it to that
+GRADER_VERSION = 2  # goes up when a verdict, an answer read, a rule or a vote can change; a test holds it to that
 COMPARE = {"numbers": same_numbers, "ratio": same_ratio, "text": same_words, "latex": same_words}
 AS_LATEX = str.maketrans({"⦃": "\\{", "⦄": "\\}", "⏎": "\\\\", "≠": "\\neq "})
 
