@@ -39,7 +39,7 @@ import re
 import sys
 
 import grading
-from grading import KINDS, grade, grade_batch, parse_gold
+from grading import KINDS, grade, grade_batch
 from maths_common import BadInput, make_parser, run_script
 
 
@@ -54,23 +54,19 @@ def check_grader(kinds):
 # ---- rewards in TRL's form
 
 
-def _text(completion):
-    """The text of a completion in TRL's two forms: a string, or a list of messages, of which the assistant's count."""
-    if isinstance(completion, str):
-        return completion
-    return "\n".join(_content(m.get("content")) for m in completion if m.get("role", "assistant") == "assistant")
-
-
-def _content(content):
-    """The text of a message: a string, a list of parts, or None where a tool is called."""
-    return "".join(part.get("text") or "" for part in content) if isinstance(content, list) else content or ""
+def _text(said):
+    """The text of a completion in TRL's forms: a string, None, or a list of parts or messages of the assistant."""
+    if isinstance(said, list):
+        said = [m for m in said if m.get("role", "assistant") == "assistant"]
+        return "\n".join(_text(m.get("content", m.get("text"))) for m in said)
+    return said or ""
 
 
 def accuracy_reward(completions, gold, kind=None, log_extra=None, **kwargs):
     """1.0 for each completion whose final answer is right, else 0.0.
 
-    Args: completions: strings or lists of messages. gold, kind: the data set's columns of the same length. log_extra:
-    TRL's function that adds columns to its table of completions; it gets the answer read and the rule that found it."""
+    gold, kind: the data set's columns. log_extra: TRL's function for columns of its table of completions; it gets the
+    answer that was read and the rule that found it."""
     grades = grade_batch([_text(c) for c in completions], gold, kind)
     if log_extra is not None:
         log_extra("answer", [g.answer for g in grades])
@@ -78,17 +74,13 @@ def accuracy_reward(completions, gold, kind=None, log_extra=None, **kwargs):
     return [float(g.correct) for g in grades]
 
 
-FORMAT_RE = re.compile(r"#### -?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?\s*")
+FORMAT_RE = re.compile(r"(?:\A|\n)#### -?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?\s*\Z")
 
 
 def format_reward(completions, **kwargs):
     """1.0 for each completion that ends with its only `####` line, well formed: `#### -1,234.5`; else 0."""
-    return [float(_well_formed(_text(c))) for c in completions]
-
-
-def _well_formed(text):
-    at = text.find("####")
-    return at >= 0 and text[:at][-1:] in ("", "\n") and FORMAT_RE.fullmatch(text, at) is not None
+    texts = [_text(c) for c in completions]
+    return [float(text.count("####") == 1 and FORMAT_RE.search(text) is not None) for text in texts]
 
 
 REWARDS = {accuracy_reward: 1.0, format_reward: 0.05}  # TRL adds them up with these weights
@@ -99,19 +91,16 @@ REWARDS = {accuracy_reward: 1.0, format_reward: 0.05}  # TRL adds them up with t
 
 def main():
     parser = make_parser(__doc__)
-    parser.add_argument("--gold", help="gold answer, as the data set has it")
+    parser.add_argument("--gold", required=True, help="gold answer, as the data set has it")
     parser.add_argument("--completion", default="-", help="text to grade; - reads standard input")
     parser.add_argument("--kind", choices=KINDS, help="kind of gold answer (inferred when left out; MATH-500: latex)")
     args = parser.parse_args()
 
-    if args.gold is None:
-        raise BadInput("--gold is missing: give the right answer, as in --gold 18")
+    completion = sys.stdin.read() if args.completion == "-" else args.completion
     try:
-        parse_gold(args.gold, args.kind)
+        verdict = grade(completion, args.gold, args.kind)
     except ValueError as error:
         raise BadInput(f"--gold: {error}") from None
-    completion = sys.stdin.read() if args.completion == "-" else args.completion
-    verdict = grade(completion, args.gold, args.kind)
     print(f"verdict: {'correct' if verdict.correct else 'wrong'}\nanswer: {verdict.answer}\nrule: {verdict.rule}")
     return 0
 

@@ -1,8 +1,8 @@
 """What a right answer is: golds, the answer in a completion, numbers, LaTeX, and math-verify in worker processes."""
 
-from .gold import KINDS, Gold, parse_gold
+from .gold import KINDS, parse_gold
 from .verdict import GRADER_VERSION, Grade, grade, grade_batch, vote
 from .worker import check_grader, grader_stats
 
-__all__ = ["GRADER_VERSION", "KINDS", "Gold", "Grade", "check_grader", "grade", "grade_batch", "grader_stats"]
+__all__ = ["GRADER_VERSION", "KINDS", "Grade", "check_grader", "grade", "grade_batch", "grader_stats"]
 __all__ += ["parse_gold", "vote"]

@@ -2,7 +2,7 @@ r"""Find where the final answer of a completion stands, looking at a bounded par
 
 import re
 
-from .number import DIGIT_RE, LAST_DIGIT_RE, LEAD_RE, NUMBER_RE, REMARK_RE, SIMPLE_RE, plain_text, says_number
+from .number import DIGIT_RE, LAST_DIGIT_RE, LEAD_RE, NUMBER_RE, SIMPLE_RE, plain_text, says_number, without_remark
 from .text import ANSWER_CHARS, boxed, cut
 
 # ---- marks of an answer, with an example of each
@@ -21,10 +21,8 @@ COLON = r"(?P<colon>(?<!our answer)[:=\n])"  # Answer: 18; ## Answer; but not: l
 MARK = rf"answer{QUESTION}[ \t*_]{{0,20}}+(?:{IS}|{COLON})[\s:*_]{{0,20}}+{NO_ANSWER}"
 ANSWER_IS_RE = re.compile(rf"{MARK}|\n(?P<line>A:)\s*", re.I)
 VALUE_RE = re.compile(r"[\s*_~$\\]*-?\$?\.?\d[\d,.]*+(?!\)?\s*[-+*/×÷=x]\s*[$(\d])")  # 18 eggs; not 9 * 2
-TITLES = r"(?<!\bM[rs]\.)(?<!\bDr\.)(?<!\bMrs\.)"
-BREAK_RE = re.compile(rf"(?<=[.!?])(?<!\d!){TITLES}\s+(?=[^a-z\s])")  # between sentences
+BREAK_RE = re.compile(r"(?<=[.!?])(?<!\d!)(?<!\bM[rs]\.)(?<!\bDr\.)(?<!\bMrs\.)\s+(?=[^a-z\s])")  # of sentences
 RESULT_RE = re.compile(r"=\s*([-$]*\s*\.?\d[\d,.]*+(?!\s*[-+*/x^(])[^=,;.:~<>]*\.?)$")  # = 13 eggs out of the 16 eggs.
-BUT_RE = re.compile(r"\b(?:so|thus|therefore|hence|total|then|but|leaves?|and|or|not|which|rounds?|rounded)\b", re.I)
 JOINT_RE = re.compile(r"\s*(?:/|\s|or|to|-|and|\*|\^|\()\s*")  # between the numbers of a fraction or a range
 SPACING = r"(?:\s|\$|\\q?quad|\\[()\[\],;: ])"
 AND = r"(?:,|and|or|\\text\{\s*(?:and|or)\s*\})"
@@ -32,7 +30,6 @@ BOX_JOINT_RE = re.compile(rf"\}}{SPACING}*{AND}{SPACING}*(?:(?:and|or){SPACING}*
 NUMBERS_JOINT_RE = re.compile(r"\}[^.!?\d]{0,80}")  # where several numbers are asked for
 DOLLARS = r"\$\$((?:[^$\\]|\\.)+)\$\$|(?<!\\)\$((?:[^$\\\n]|\n(?!\s*\n)|\\.)+)\$"
 FORMULA_RE = re.compile(rf"{DOLLARS}|\\\(((?:[^\\]|\\[^()])+)\\\)|\\\[((?:[^\\]|\\[^\[\]])+)\\\]", re.S)
-FORMULA_JOINT_RE = re.compile(r"\s*(?:,|(?:,\s*)?(?:and|or))\s*(?:[A-Za-z]\s*=\s*)?")  # $1$ and x = $2$
 
 # ---- the answer after ####, in a box, after "answer is"
 
@@ -44,16 +41,15 @@ def _after_marker(text, kind):
         at = text.rfind("####", 0, at)
         if at < 0:
             return None
-        end = text.find("\n", at)
-        line = cut(text[at + 4 : len(text) if end < 0 else min(end, at + 2 * ANSWER_CHARS)].lstrip("# \t:"))
+        line, _, following = text[at + 4 : at + 4 * ANSWER_CHARS].lstrip("# \t:").partition("\n")
         if SIMPLE_RE.fullmatch(line):  # nearly all real answers
             return line
-        following = text[end : end + 2 * ANSWER_CHARS].strip() if end >= 0 else ""
+        line, following = cut(line), following.strip()
         if LABEL_RE.match(line):  # `####` alone or `#### Answer:`: the answer is below
-            line = _first_sentence(following, kind) or "#"
+            line = _first_sentence(following, kind) or ""
         elif following and kind not in ("text", "ratio", "latex") and not says_number(line):  # #### Income
             continue
-        if line[0] != "#" and re.search(r"\w", line) and not HEADING_RE.match(line):
+        if re.search(r"\w", line) and not HEADING_RE.match(line):
             return line
     return None
 
@@ -72,25 +68,22 @@ def _answer_is(text, kind):
     if line >= 0 and SIMPLE_RE.fullmatch(text, line + 3):  # nearly all of GSM8K's own form
         return text[line + 3 :].strip()
     text = "\n" + text[-10 * ANSWER_CHARS :]
-    found = max(ANSWER_IS_RE.finditer(text), key=re.Match.end, default=None)
+    *_, found = [None, *ANSWER_IS_RE.finditer(text)]
     if found is None:
         return None
     colon = found["colon"] or found["line"]
     return _first_sentence(text[found.end() : found.end() + 2 * ANSWER_CHARS], kind if colon else "text") or None
 
 
-# ---- the answer at the end
-
-
 def _last_number(text):
-    """The last number of a text, with what makes it a fraction, a sum's result or a range; None without one."""
-    line = _last_line(text)
-    sentence = next((s for s in reversed(BREAK_RE.split(line)) if DIGIT_RE.search(s)), "")
-    remark = REMARK_RE.search(sentence)
-    if remark and DIGIT_RE.search(sentence, 0, remark.start()):
-        sentence = sentence[: remark.start()]
-    result = RESULT_RE.search(sentence)
-    if result and not BUT_RE.search(result.group(1)):
+    """The number that ends the last line with a digit, with what makes it a fraction or a range; None without one."""
+    last = LAST_DIGIT_RE.match(text)
+    if not last:
+        return None
+    begin = max(text.rfind("\n", 0, last.end()) + 1, last.end() - ANSWER_CHARS // 2)
+    line = plain_text(BULLET_RE.sub("", text[begin : last.end() + 40].partition("\n")[0], count=1))
+    sentence = without_remark(next((s for s in reversed(BREAK_RE.split(line)) if DIGIT_RE.search(s)), ""))
+    if result := RESULT_RE.search(sentence):
         return result.group(1)
     numbers = list(NUMBER_RE.finditer(sentence))
     if not numbers or DIGIT_RE.search(sentence, numbers[-1].end()):
@@ -98,20 +91,7 @@ def _last_number(text):
     first = len(numbers) - 1
     while first and JOINT_RE.fullmatch(sentence, numbers[first - 1].end(), numbers[first].start()):
         first -= 1
-    at = numbers[first].start()
-    sign = re.search(r"(?:^|[\s(:=~])(- ?)\(?$", sentence[:at])
-    return sentence[sign.start(1) if sign else at :]
-
-
-def _last_line(text):
-    """The last line with a digit, as plain text."""
-    last = LAST_DIGIT_RE.match(text)
-    if not last:
-        return ""
-    begin = max(text.rfind("\n", 0, last.end()) + 1, last.end() - ANSWER_CHARS // 2)
-    begin += 2 if text.startswith("- ", begin) else 0  # a list, no minus
-    end = text.find("\n", last.end())
-    return plain_text(text[begin : min(len(text) if end < 0 else end, last.end() + 40)])
+    return sentence[numbers[first].start() :]
 
 
 def _last_sentence(text, kind="text"):
@@ -124,21 +104,15 @@ def _last_sentence(text, kind="text"):
 
 
 def _last_formula(text):
-    """(answer, rule) for LaTeX without a box: the last formulas of what follows "answer is", else of the text."""
+    """(answer, rule) for LaTeX without a box: the last formula of what follows "answer is", else of the text."""
     answer = _answer_is(text, "latex")
     said, rule = (answer, "answer is") if answer else (text[-2 * ANSWER_CHARS :].strip(), "last formula")
-    *formulas, last = [None, *FORMULA_RE.finditer(said)]
+    *_, last = [None, *FORMULA_RE.finditer(said)]
     if last is None or DIGIT_RE.search(said, last.end()):
         said = next((s for s in reversed(BREAK_RE.split(said)) if DIGIT_RE.search(s)), _last_sentence(said))
-        lead = max((lead.end() for lead in LEAD_RE.finditer(said)), default=0)  # so the simplified form is 2k + 17.
-        return said[lead:].strip().rstrip("."), "answer is" if answer else "last sentence"
-    joined = [last]
-    while formulas[1:] and FORMULA_JOINT_RE.fullmatch(said, formulas[-1].end(), joined[0].start()):
-        joined.insert(0, formulas.pop())
-    return ", ".join(next(g for g in f.groups() if g) for f in joined), rule
-
-
-# ---- all rules
+        said = LEAD_RE.split(said)[-1]  # so the simplified form is 2k + 17.
+        return said.strip().rstrip("."), "answer is" if answer else "last sentence"
+    return next(group for group in last.groups() if group), rule
 
 
 def extract_answer(completion, kind="integer"):
@@ -151,23 +125,17 @@ def extract_answer(completion, kind="integer"):
     if "<|" in completion or "</s>" in completion or "[INST]" in completion:
         completion = END_RE.split(completion, maxsplit=1)[0]
     marked = _after_marker(completion, kind)
-    if marked is not None and kind != "latex":
+    if marked is not None and not (kind == "latex" and "boxed{" in completion):
         return marked, "####"
     box, has_box = boxed(completion, NUMBERS_JOINT_RE if kind == "numbers" else BOX_JOINT_RE)
     if has_box:
         return box, "boxed" if box is not None else "none"
-    if marked is not None:
-        return marked, "####"
-    answer, rule = _last_formula(completion) if kind == "latex" else _unmarked(completion, kind)
+    if kind == "latex":
+        answer, rule = _last_formula(completion)
+    elif (answer := _answer_is(completion, kind)) and (kind in ("text", "ratio") or says_number(answer)):
+        rule = "answer is"
+    elif kind in ("text", "ratio", "numbers"):
+        answer, rule = _last_sentence(completion, kind), "last sentence"
+    else:
+        answer, rule = _last_number(completion), "last number"
     return (answer, rule) if answer else (None, "none")
-
-
-def _unmarked(text, kind):
-    """(answer, rule) for a text without `####` or a box, and a gold answer that is no LaTeX."""
-    answer = _answer_is(text, kind)
-    several = kind != "numbers" or len(NUMBER_RE.findall(answer or "")) > 1
-    if answer is not None and several and (kind in ("text", "ratio") or says_number(answer)):
-        return answer, "answer is"
-    if kind not in ("text", "ratio", "numbers"):
-        return _last_number(text), "last number"
-    return _last_sentence(text, kind), "last sentence"

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from .latex import normal_form
-from .number import DIGIT_RE, REMARK_RE, NotANumber, plain_text, read_plain_number, says_number
+from .number import DIGIT_RE, NotANumber, plain_text, read_plain_number, says_number, without_remark
 from .text import ANSWER_CHARS, boxed, clean
 
 KINDS = ("integer", "decimal", "fraction", "numbers", "ratio", "text", "latex")
@@ -21,55 +21,39 @@ class Gold(NamedTuple):
     value: object
 
 
-# ---- gold answers
-
-PLAIN_NUMBER_RE = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+")
-FRACTION_RE = re.compile(r"(-?)\(?(\d+)/(\d+)\)?")
-UNIT_RE = re.compile(r"(?<=\d)\s*\([^()]*\)\s*$")  # 9 (apples)
-ORDINAL_RE = re.compile(r"(?<=\d)(?:st|nd|rd|th)$")  # 6th
+NUMBER_RE = re.compile(r"-?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+|\(?\d+/0*[1-9]\d*\)?)")  # -1,234.5, -(1/3)
+UNIT_RE = re.compile(r"(?<=\d)(?:\s*\([^()]*\)\s*|st|nd|rd|th)$")  # 9 (apples), 6th
 CLOCK = r"(?<![\d./:])(?<!\d )(?<!(?<!\d)-)(\d{1,6}(?: ?: ?\d{1,6})+)(?![\d/]|\.\d)"  # 3:30, 3 : 4 : 5
 TIME_RE = re.compile(rf"{CLOCK}(?: ?([ap])\.?\s*m\b\.?)?", re.I)  # 3:30 p.m.
 
 
 @lru_cache(maxsize=100_000)
 def parse_gold(text, kind=None):
-    r"""Read a gold answer strictly: a data set's row that this refuses must stop the load.
+    """Read a gold answer strictly, such as "9 (apples)", "5 (cm); 8 (cm)", "3:4" or "Rug B"; kind None infers it.
 
-    Args: text: a gold answer such as "18", "9 (apples)", "5 (cm); 8 (cm)", "3:4", "Rug B", "\frac{14}{3}".
-    kind: one of KINDS, or None to infer it.
-    Returns a Gold whose text is canonical: parse_gold(gold.text, gold.kind) == gold.
-    Raises ValueError, naming the text, when there is no answer in it or it is not of the kind."""
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"empty gold answer {text!r}")
-    if len(text) > GOLD_CHARS:
-        raise ValueError(f"gold answer of {len(text)} characters; at most {GOLD_CHARS} are read: {text[:40]!r}...")
+    Returns a Gold. Raises ValueError, naming the text, when there is no answer in it or it is not of the kind."""
+    if not isinstance(text, str) or not text.strip() or len(text) > GOLD_CHARS:
+        raise ValueError(f"gold answer {text!r:.40} is no text, empty, or longer than {GOLD_CHARS} characters")
     if kind is not None and kind not in KINDS:
         raise ValueError(f"unknown kind of gold answer {kind!r}: choose one of {', '.join(KINDS)}")
     text = text.strip()
     kind = kind or _infer_kind(text)
+    if kind == "latex":
+        return _latex_gold(text)
     if kind == "ratio" and (found := TIME_RE.match(text)):
         return Gold(found.group(), kind, _ratio(found))
     if kind == "text" and read_words(text):
         return Gold(text, kind, read_words(text))
-    if kind in ("ratio", "text"):
+    if kind == "numbers":
+        parts = [_strict_number(part) for part in text.split(";")]
+        return Gold("; ".join(part for part, _ in parts), kind, sorted(value for _, value in parts))
+    bare, value = _strict_number(text)
+    if kind in ("ratio", "text") or kind == "integer" and value.denominator != 1:
         raise ValueError(f"gold answer {text!r} is no {kind}")
-    return {"latex": _latex_gold, "numbers": _numbers_gold}.get(kind, _number_gold)(text, kind)
-
-
-def _number_gold(text, kind):
-    bare = ORDINAL_RE.sub("", UNIT_RE.sub("", text))
-    value = _strict_number(bare, text)
-    if kind == "integer" and value.denominator != 1:
-        raise ValueError(f"gold answer {text!r} is no integer")
     return Gold(bare, kind, value)
 
 
-def _numbers_gold(text, kind):
-    parts = [UNIT_RE.sub("", part).strip() for part in text.split(";")]
-    return Gold("; ".join(parts), kind, sorted(_strict_number(part, text) for part in parts))
-
-
-def _latex_gold(text, kind):
+def _latex_gold(text):
     """A LaTeX gold: its value is the letter of a choice, a tuple of words, or None for a formula."""
     latex = (boxed(text)[0] or text).strip()
     formula = normal_form(latex)
@@ -77,20 +61,17 @@ def _latex_gold(text, kind):
         raise ValueError(f"empty gold answer {text!r}")
     choice = re.fullmatch(r"\(?([A-Z])\)?", formula)
     if choice and ("\\text" in latex or "(" in latex):
-        return Gold(latex, kind, choice.group(1))
+        return Gold(latex, "latex", choice.group(1))
     in_words = re.fullmatch(r"[A-Za-z][A-Za-z\s,.'()-]*", formula) and re.search(r"[A-Za-z]{4}|\\text", formula + latex)
-    return Gold(latex, kind, read_words(latex) if in_words else None)
+    return Gold(latex, "latex", read_words(latex) if in_words else None)
 
 
-def _strict_number(text, whole):
-    fraction = FRACTION_RE.fullmatch(text)
-    if fraction and int(fraction.group(3)):
-        value = Fraction(int(fraction.group(2)), int(fraction.group(3)))
-        return -value if fraction.group(1) else value
-    if not PLAIN_NUMBER_RE.fullmatch(text) or len(text) > ANSWER_CHARS:
-        raise ValueError(f"gold answer {whole!r} is no number")
-    digits = text.replace(",", "")
-    return Fraction(digits if "." in digits else int(digits))  # Fraction of a text is slow
+def _strict_number(text):
+    """(text without its unit, exact value) of a gold answer that is one number."""
+    bare = UNIT_RE.sub("", text.strip())
+    if not NUMBER_RE.fullmatch(bare) or len(bare) > ANSWER_CHARS:
+        raise ValueError(f"gold answer {text!r} is no number")
+    return bare, Fraction(re.sub("[,()]", "", bare))
 
 
 def _infer_kind(text):
@@ -98,13 +79,12 @@ def _infer_kind(text):
         return "latex"
     if ";" in text:
         return "numbers"
-    bare = ORDINAL_RE.sub("", UNIT_RE.sub("", text).strip() or text)
+    bare = UNIT_RE.sub("", text)
     if TIME_RE.match(bare):
         return "ratio"
-    if FRACTION_RE.fullmatch(bare):
-        return "fraction"
-    if PLAIN_NUMBER_RE.fullmatch(bare):
-        return "integer" if Fraction(bare.replace(",", "")).denominator == 1 else "decimal"
+    if NUMBER_RE.fullmatch(bare):
+        whole = "/" not in bare and Fraction(bare.replace(",", "")).denominator == 1
+        return "fraction" if "/" in bare else "integer" if whole else "decimal"
     return "latex" if re.search(r"[\^_{}=+*<>\[\]]|\d[A-Za-z]\b|,\s*-?\d", bare) else "text"
 
 
@@ -144,29 +124,23 @@ def _ratio(found):
 
 
 def read_ratios(answer):
-    """Every ratio or time that an answer says once its working is left out; of several equal ratios the last."""
-    text = REMARK_RE.sub("", plain_text(answer))
+    """Every ratio or time that an answer says once its working is left out."""
+    text = without_remark(plain_text(answer))
     text = next((p for p in reversed(re.split(r"=|\bsimplif\w+|\breduc\w+", text)) if DIGIT_RE.search(p)), text)
-    found = list(TIME_RE.finditer(text)) or list(TIME_RE.finditer(RATIO_JOINT_RE.sub(":", text)))
-    ratios = [_ratio(f) for f in found]
-    shares = {tuple(Fraction(n, sum(numbers) or 1) for n in numbers) for numbers, _ in ratios}
-    return ratios[-1:] if len(shares) == 1 else ratios
+    return [_ratio(found) for found in TIME_RE.finditer(RATIO_JOINT_RE.sub(":", text))]
 
 
 def same_ratio(answer, gold):
-    """Same numbers and no contradiction of a.m. and p.m.; 24-hour and 12-hour clock agree; several must all agree."""
+    """Whether all that the answer says are the gold answer; by the clock where one of them names the half of a day."""
     found = read_ratios(answer)
-    return bool(found) and all(_same_time(*f, *gold.value) for f in found)
+    return bool(found) and all(f == gold.value or _same_time(*f, *gold.value) for f in found)
 
 
 def _same_time(numbers, half, gold_numbers, gold_half):
-    if numbers == gold_numbers or half == gold_half:
-        return numbers == gold_numbers and (half == gold_half or not half or not gold_half)
-    return not (half and gold_half) and _clock(numbers, half) == _clock(gold_numbers, gold_half)
-
-
-def _clock(numbers, half):
-    return (numbers[0] % 12 + 12 * (half == "p") if half else numbers[0], *numbers[1:])
+    """3:30, 15:30 and 15:30 p.m. are 3:30 p.m., but 3:30 a.m. is not."""
+    hours = [(n[0] % 12, *n[1:]) for n in (numbers, gold_numbers)]
+    halves = ["p" if n[0] > 12 else h for n, h in ((numbers, half), (gold_numbers, gold_half))]
+    return bool(half or gold_half) and hours[0] == hours[1] and ("" in halves or halves[0] == halves[1])
 
 
 # ---- words

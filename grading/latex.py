@@ -1,7 +1,6 @@
-r"""Compare two LaTeX answers: by their normal form, part by part where they have parts, exactly where they are numbers.
+r"""Compare two LaTeX answers by their normal form, their parts, and exactly where they are numbers.
 
-What is left open here, whether two formulas are equal, only math-verify can say.
-"""
+What is left open here, whether two formulas are equal, only math-verify can say."""
 
 import re
 from fractions import Fraction
@@ -9,38 +8,30 @@ from functools import lru_cache
 from itertools import accumulate
 
 from .number import SCALES, read_exactly, read_number, same_number
-from .text import END, clean, compile_table
-
-# ---- the normal form
+from .text import END, clean
 
 FUNCTIONS = "(?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln|sqrt|pi|infty|theta"
 ATOM = r"\d*\\pi|\d*\\sqrt\{\d+\}|\d+"  # 2\pi, 3\sqrt{13}, 14
-NORMAL = compile_table(
-    [
-        (rf"^.*\\to{END}", ""),  # x + 2 = 20 \implies x = 18
-        (r"_?\s?[({]?\s?(?:in )?\bbase[ -]?\s?(\d+)\s?[)}]?", r"_\1"),  # 52 (base 8)
-        (r"\(?\s?(?:\\[pb]?mod\b|(?<=\()mod\b)\s?(?:\{[^{}]*\}|\d+)\s?\)?$", ""),  # 18 \pmod{23}
-        (r";|\s\b(?:or|and)\b\s", " , "),
-        (r"^⦃\s*[A-Za-z]\s*(?:\\in\s*\(-\\infty, \\infty\)\s*)?[|:]([^⦃⦄]*)⦄$", r"\1"),  # \{x \mid x > 2\}
-        (r"(?:^|(?<=,))(?:[^,()]|\([a-z]\)){1,20}\\in(?![A-Za-z])", ""),  # x \in
-        (r"⦃\s*⦄", r"\\emptyset"),
-        (r"(?<=\)) ?U ?(?=\()", r"\\cup "),
-        (r"\b(?:infinity|inf|oo)\b|\+\s*\\infty", r"\\infty"),
-        (rf"(?<![\\A-Za-z])({FUNCTIONS}){END}", r"\\\1"),  # 2pi
-        (r"[\[(]?\s*\\(begin|end)\s*\{(?:[a-zA-Z]*matrix|array)\}(?:\{[lcr|\s]*\})?\s*[\])]?", r"\\\1{pmatrix} "),
-        (r"\*\*", "^"),  # Python's power
-        (r"\^\(([^()]*)\)", r"^{\1}"),  # 13^(1/2)
-        (r"(?<=\d)[eE](-?\d{1,3})(?![\d.])", r"*10^{\1}"),  # 6.72e-5
-        (r"(?<![\d/.])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d/.])", r"\1\\frac{\2}{\3}"),  # 4 2/3
-        (rf"(?<![\w)}}^/.!])({ATOM})\s*/\s*({ATOM})(?!\s*[\w(^/.!])", r"\\frac{\1}{\2}"),  # 14/3, 2\pi/3
-    ]
-)
+NORMAL = [  # patterns and what they become, one after the other
+    (rf"^.*\\to{END}", ""),  # x + 2 = 20 \implies x = 18
+    (r"_?\s?[({]?\s?(?:in )?\bbase[ -]?\s?(\d+)\s?[)}]?", r"_\1"),  # 52 (base 8)
+    (r"\(?\s?(?:\\[pb]?mod\b|(?<=\()mod\b)\s?(?:\{[^{}]*\}|\d+)\s?\)?$", ""),  # 18 \pmod{23}
+    (r";|\s\b(?:or|and)\b\s", " , "),
+    (r"^⦃\s*[A-Za-z]\s*(?:\\in\s*\(-\\infty, \\infty\)\s*)?[|:]([^⦃⦄]*)⦄$", r"\1"),  # \{x \mid x > 2\}
+    (r"(?:^|(?<=,))(?:[^,()]|\([a-z]\)){1,20}\\in(?![A-Za-z])", ""),  # x \in
+    (r"⦃\s*⦄", r"\\emptyset"),
+    (r"\b(?:infinity|inf|oo)\b|\+\s*\\infty", r"\\infty"),
+    (rf"(?<![\\A-Za-z])({FUNCTIONS}){END}", r"\\\1"),  # 2pi
+    (r"[\[(]?\s*\\(begin|end)\s*\{(?:[a-zA-Z]*matrix|array)\}(?:\{[lcr|\s]*\})?\s*[\])]?", r"\\\1{pmatrix} "),
+    (r"\^\(([^()]*)\)", r"^{\1}"),  # 13^(1/2)
+    (r"(?<![\d/.])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d/.])", r"\1\\frac{\2}{\3}"),  # 4 2/3
+    (rf"(?<![\w)}}^/.!])({ATOM})\s*/\s*({ATOM})(?!\s*[\w(^/.!])", r"\\frac{\1}{\2}"),  # 14/3, 2\pi/3
+]
 THOUSANDS_RE = re.compile(r"(?<![\d.,(⦃\[])(\d{1,3})((?:,\s?\d{3})+|(?: \d{3})+)(?![\d,])")  # 58,500
 MEASURE = r"[A-Za-z]{3,}|(?:[cmk]m|[km]g|in|ft|yd|mi|lb|oz|hr|m[lL]|sq|of|to|by|(?<=\d )[mgsLh])\b"
 UNIT = rf"(?!(?:{'|'.join(SCALES)})\b)(?:{MEASURE})\.?(?: ?\^ ?\{{?\d\}}?)?"  # cm^2
-UNITS_RE = re.compile(
-    rf"(?:(?<=[\d)}}!])|(?<=\\pi)) ?{UNIT}(?:(?: ?/ ?| )(?:{UNIT}|an?\b)){{0,4}}(?=\s*(?:[,)]|$))"
-)  # 18 square miles / hour
+UNITS = rf"{UNIT}(?:(?: ?/ ?| )(?:{UNIT}|an?\b)){{0,4}}"  # square miles / hour
+UNITS_RE = re.compile(rf"(?:(?<=[\d)}}!])|(?<=\\pi)) ?{UNITS}(?=\s*(?:[,)]|$))")  # 18 cm
 
 
 @lru_cache(maxsize=4096)
@@ -48,7 +39,7 @@ def normal_form(text):
     r"""LaTeX with one spelling of each sign, without units and currency; \{ and \} are written ⦃ and ⦄."""
     text = clean(text).replace("\\{", "⦃").replace("\\}", "⦄")
     for pattern, replacement in NORMAL:
-        text = pattern.sub(replacement, text)
+        text = re.sub(pattern, replacement, text)
     text = THOUSANDS_RE.sub(lambda m: re.sub(r"[,\s]", "", m.group()), text)
     return UNITS_RE.sub("", text.rstrip(" .,;:").lstrip(" ,;:")).strip()
 
@@ -57,18 +48,6 @@ def squeeze(text):
     r"""A normal form without spaces but that of \sin x, and without the * of 3*\sqrt{13}."""
     text = re.sub(r"(\\[A-Za-z]+ (?=[A-Za-z]))|\s", r"\1", text)
     return re.sub(r"(?<=[\w)}])\*(?=[\\A-Za-z(])", "", text)
-
-
-def rational(text):
-    r"""The exact value of a squeezed normal form that is a number, 18, 6.72*10^{-5}, \frac{1}{2} or 2*9; else None."""
-    return read_exactly(text[1:-1] if re.fullmatch(r"\([^()]*\)", text) else text)
-
-
-def read_latex(answer):
-    """The value of an answer that is a number, else its squeezed normal form."""
-    text = squeeze(normal_form(answer))
-    value = rational(text)
-    return text if value is None else value
 
 
 # ---- the parts of an answer
@@ -130,28 +109,31 @@ def read_parts(text, named_only=False, depth=0):
         if len(union) > 1:
             brackets, listed = "\\cup", union
         elif len(listed) == 1 and brackets != "⦃⦄":
+            text = inside if brackets == "()" else text
             brackets, listed = "", [text]
     elif all(named := [re.match("[a-z]=", part) for part in listed]):  # y=2,x=1 is (1,2), but x=1,x=2 is no point
         brackets = "" if len({name.group() for name in named}) == len(listed) else "⦃⦄"
         listed.sort()
     parts = [signed for part in listed if part for signed in _both_signs(part)]
     if not brackets and len(parts) <= 1 or depth > DEPTH_LIMIT or len(parts) > PARTS_LIMIT:
-        value = rational(text)
+        value = read_exactly(text)
         return text if value is None else value
     return brackets.replace("{}", ""), [read_parts(part, named_only, depth + 1) for part in parts]
 
 
 def _both_signs(text):
     r"""3\pm2 as 3+2, 3-2."""
-    if "\\pm" not in text and "\\mp" not in text:
-        return [text]
-    return [text.replace("\\pm", p).replace("\\mp", m) for p, m in ("+-", "-+")]
+    return sorted({text.replace("\\pm", p).replace("\\mp", m) for p, m in ("+-", "-+")})
+
+
+def read_latex(answer):
+    """The value of an answer that is a number, its parts, or the text of a formula."""
+    return read_parts(squeeze(normal_form(answer)))
 
 
 # ---- comparing
 
 BASED_RE = re.compile(r"\(?((?=[A-F]*\d)[0-9A-Fa-f]+)\)?_\{?\(?(\d+)\)?\}?")  # 52_8
-PI_RE = re.compile(r"(?=.*\\pi)(?:\\pi|\\frac|\\sqrt|[\d+*/.{}()-])+")  # 18+2\pi is no integer or fraction
 BOUND_RE = re.compile(r"\b(?:(?:less|more|fewer|greater|larger|smaller) than|at (?:least|most)|or more|not|except)\b")
 
 
@@ -166,10 +148,9 @@ def same_latex(answer, gold):
     if not a or BOUND_RE.search(answer) and not BOUND_RE.search(gold):
         return False
     base_a, base_g = BASED_RE.fullmatch(a.rpartition("=")[2]), BASED_RE.fullmatch(g)
-    if base_g:  # 52_8 may be written 52, but not 52_9
-        return base_a.groups() == base_g.groups() if base_a else a.lower() == base_g.group(1).lower()
-    if base_a:
-        return base_a.groups() == (g, "10")
+    if base_a or base_g:  # 52_8 may be written 52, but not 52_9
+        said = base_a.groups() if base_a else (a.upper(), base_g.group(2))
+        return said == (base_g.groups() if base_g else (g, "10"))
     parts_a, parts_g = read_parts(a, "=" in g), read_parts(g, True)
     if isinstance(parts_g, Fraction) and re.search(r"[A-Za-z]{3}", a) and "\\" not in a and not _letters(answer):
         value = read_number(answer)  # the perimeter is 18 metres
@@ -188,11 +169,8 @@ def _same(a, g):
         return same or (None if isinstance(formula, str) and re.search(r"\\begin|[<>≠]", formula) else False)
     if isinstance(a, Fraction) and isinstance(g, Fraction):
         return same_number(a, g)
-    plain = isinstance(a, Fraction) and a.denominator < 10**5  # and not rounded
     a, g = str(a), str(g)
-    if a in INFINITE or g in INFINITE or plain and PI_RE.fullmatch(g):
-        return False
-    if ("\\begin" in a) != ("\\begin" in g):
+    if a in INFINITE or g in INFINITE or ("\\begin" in a) != ("\\begin" in g):
         return False
     if not re.search(r"[\d\\]", a) and not _letters(a) or bool(_letters(a)) != bool(_letters(g)):
         return False  # words; with and without a variable
@@ -202,9 +180,9 @@ def _same(a, g):
 def _same_parts(brackets_a, a, brackets_g, g):
     """Tuples, intervals, sets, unions and lists. Sets, unions and lists have no order, and a list may be a tuple."""
     ordered = brackets_g[:1] in ("(", "[")
-    interval = len(g) == 2 and (brackets_g in ("[]", "[)", "(]") or not INFINITE.isdisjoint(map(str, g)))
-    other = brackets_a and len(g) == 2 or brackets_a in ("⦃⦄", "\\cup")
-    if len(a) != len(g) or ordered and brackets_a != brackets_g and (interval or other):
+    plain = not brackets_a and brackets_g == "()" and INFINITE.isdisjoint(map(str, g))  # 1, 2 for (1,2)
+    alike = brackets_a == brackets_g or plain or brackets_a in ("", "()", "[]") and len(g) > 2
+    if len(a) != len(g) or ordered and not alike:
         return False
     if not ordered:
         a, g = sorted(a, key=repr), sorted(g, key=repr)

@@ -1,7 +1,6 @@
-r"""Read the one number that an answer says: '$1,234.50', 'x = 18 cm', 'eighteen', '9*2', '\frac{1}{2}'.
+r"""Read the one number that an answer says, exactly: '$1,234.50', 'x = 18 cm', 'eighteen', '9*2', '\frac{1}{2}'.
 
-Numbers are exact; text is read by the small parser here, never evaluated, and is at most ANSWER_CHARS long.
-"""
+Text is read by the small parser here, never evaluated, and is at most ANSWER_CHARS long."""
 
 import re
 from fractions import Fraction
@@ -9,41 +8,38 @@ from fractions import Fraction
 from .text import ANSWER_CHARS, clean
 
 OPERATORS = 100  # of a sum that is worked out
-EXPONENT_LIMIT = 300  # 1e300 is read, 1e301 is not: keeps exact numbers small
 BITS_LIMIT = 4_000  # of a product
 TOLERANCE = Fraction(1, 10**6)  # for an answer to a gold that is no integer
 
-NUMBER_NAMES = (
+NAMES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
+    "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"
 ).split()
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-WORD_VALUES = {name: n for n, name in enumerate(NUMBER_NAMES)} | {name: 10 * n for n, name in enumerate(TENS, 2)}
+WORD_VALUES = {name: n if n < 20 else 10 * (n - 18) for n, name in enumerate(NAMES)}
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-PARTS = {"half": 2, "third": 3, "quarter": 4, "fifth": 5}
 
 # ---- what a number looks like
 
 GROUPED = r"\d{1,3}(?:,\ ?\d{3})+(?!\d)|\d{1,3}(?:\ \d{3})+(?!\d)|\d+"  # 1,234  1, 234  1 234  1234
 NOT_BEFORE = r"(?<![\d.])(?<!\d[,:_])"  # the end of 1.2, 1,2, 1:2
 NOT_AFTER = r"(?![.,:_]?\d|[A-Za-z]{1,4}\d|[ij]\b|\.\.)"  # 1.2.3, 0x12, 18i, 18...
-EXPONENT = r"[eE][+-]?\d{1,3}(?!\w)"  # 1.2e3
+EXPONENT = r"[eE][+-]?[12]?\d{1,2}(?!\w)"  # 1.2e3, at most e299: keeps exact numbers small
 NUMBER = rf"{NOT_BEFORE}(?:(?:{GROUPED})(?:\.\d+)?|\.\d+)(?:{EXPONENT})?{NOT_AFTER}"
-NUMBER_RE = re.compile(NUMBER)
+NUMBER_RE = re.compile(rf"(?:(?<![^\s(:=~])- ?)?{NUMBER}")  # with its minus, if that is none between two numbers
+FACTOR_RE = re.compile(rf"\s*([-+]?)\s*({NUMBER})")
 SIMPLE_RE = re.compile(r"\s*\$?\s*(-?\d{1,300})(?:\.0{0,9})?\s*")  # nearly all real answers: 18, $18.00
 WORD = rf"\b(?<!\bno )(?:{'|'.join([*WORD_VALUES, *SCALES])})\b"
 WORDS_RE = re.compile(rf"{WORD}(?:(?:[\s-]|\sand\s)+{WORD})*", re.I)  # one hundred and twenty-five
 SCALE_RE = re.compile(rf"\s*({'|'.join(SCALES)})s?\b", re.I)
-PART_RE = re.compile(rf"\s+and\s+(?:a|one)\s+({'|'.join(PARTS)})\b", re.I)  # 2 and a half
+HALF_RE = re.compile(r"\s+and\s+(?:a|one)\s+half\b", re.I)  # 2 and a half
 DIGIT_RE = re.compile(r"\d")
 LAST_DIGIT_RE = re.compile(r"(?s).*\d")
 
 SLASH_RE = re.compile(r"\\frac\s*\{\s*(-?[\d.]+)\s*\}\s*\{\s*([\d.]+)\s*\}")  # \frac{1}{2}
 BRACKETED_RE = re.compile(r"((?:^|[-+*/=~])\s*)\(\s*([-+]?\s*[\d.,]+(?:\s*/\s*\d+)?)\s*\)")  # (-5), -(1/3)
 UNIT_POWER_RE = re.compile(r"(?<=[A-Za-z])\s?\^\s*[({]*-?\d+[)}]*")  # m^2
-SIGN_RE = re.compile(r"\s*([-+]?)\s*")
 MIXED_RE = re.compile(r"(?:\s+|-|\s+and\s+)(\d{1,9})\s*/\s*(\d{1,9})(?![\d.,/]\d)")  # 2 1/2
-POWER_RE = re.compile(r"\s*\^\s*\{?\s*(-?\d{1,3})(?!\d)\s*\}?")
+POWER_RE = re.compile(r"\s*\^\s*\{?\s*(-?\d+)\s*\}?")
 TIMES_RE = re.compile(r"\s*(?:([*/])|\b[xX]\b|(?<=\d)[xX](?=\d))\s*(?=-?\s*\.?\d)")
 PLUS_RE = re.compile(r"\s*\+\s*(?=-?\s*\.?\d)")
 
@@ -58,13 +54,11 @@ HEDGE_RE = re.compile(rf"(?:\s+[A-Za-z]+){{0,3}}\s*{JOINT}[a-z]?\s*[-(]?\s*\.?\d
 WHICH = r"which (?:is|was|are|were|equals?|means|matches|includes|adds?)\b(?!.*=)"  # 18, which is 2 times 9
 REASON = rf"(?<!and)(?<!so)[\s,(]\s*(?:because|since|given (?:that|the))\b|,\s*(?:{WHICH}|as\b[^=]*=)"
 CLAUSE = rf"(?:{REASON}|,\s*(?:and |but )?not\s+-?\d|\s(?:is|are) the (?:number|amount|total|answer)\b).*"
-CLAUSE_RE = re.compile(CLAUSE, re.I | re.S)
 BRACKETS = r"(?:\s+\((?![^()]*\)\s*/)[^()]*\))+\W*$"  # 18 dollars (9 eggs at $2)
 REMARK_RE = re.compile(rf"(?<=[\w%.]){BRACKETS}|{CLAUSE}", re.I | re.S)
 LEAD_RE = re.compile(r"(?<![\w.])(?:is|are|was|were|be|equals?|makes?|gives?|gets?)\b[:\s]*|(?<!\d):(?!\d)", re.I)
-START_RE = re.compile(
-    r"[\s=~\[{'\"]*(?:(?:about|around|approximately|roughly|nearly|usd?)\s+)?(?=[-+]?\s*\(?\s*[-+]?\s*\.?\d)", re.I
-)
+ABOUT = r"(?:(?:about|around|approximately|roughly|nearly|usd?)\s+)?"
+START_RE = re.compile(rf"[\s=~\[{{'\"]*{ABOUT}(?=[-+(\s]*\.?\d)(?!\D*\d+(?:st|nd|rd|th)\b)", re.I)  # but 2nd: 18
 
 
 class NotANumber(ValueError):
@@ -92,14 +86,6 @@ def same_number(value, gold):
     return abs(value - gold) <= TOLERANCE * min(1, abs(gold))
 
 
-def _exact(token):
-    """'1,234.50', '.5', '1.2e3' -> Fraction. Never float: 1000000.5 and 22090604 keep their last digit."""
-    mantissa, _, exponent = token.replace(",", "").replace(" ", "").lower().partition("e")
-    if exponent and abs(int(exponent)) > EXPONENT_LIMIT:
-        raise NotANumber
-    return Fraction(mantissa) * Fraction(10) ** int(exponent or 0)
-
-
 def _sum(text, at):
     """(value, end) of the sum at `at`; a minus between two numbers ends it, because 17-18 is a range."""
     value, at = _product(text, at)
@@ -121,19 +107,18 @@ def _product(text, at):
 
 def _factor(text, at):
     """A number, mixed number or power of a number, with its sign."""
-    sign = SIGN_RE.match(text, at)
-    number = NUMBER_RE.match(text, sign.end())
+    number = FACTOR_RE.match(text, at)
     if not number:
         raise NotANumber
-    value, at = _exact(number.group()), number.end()
+    value, at = Fraction(re.sub("[, ]", "", number[2])), number.end()
     mixed, power = MIXED_RE.match(text, at), POWER_RE.match(text, at)
     if mixed and value.denominator == 1 and 0 < int(mixed[1]) < int(mixed[2]):
         value, at = value + Fraction(int(mixed[1]), int(mixed[2])), mixed.end()
     elif power:
-        if abs(int(power[1])) > EXPONENT_LIMIT or len(str(value)) > 12:
+        if len(power[1]) > 3 or len(str(value)) > 12:
             raise NotANumber
         value, at = value ** int(power[1]), power.end()
-    return (-value if sign.group(1) == "-" else value), at
+    return (-value if number[1] == "-" else value), at
 
 
 def _in_digits(words):
@@ -158,25 +143,16 @@ def _same_alternatives(text):
     return values.pop()
 
 
-def _number_start(text):
-    """Where the number that a marked answer means begins: the first of a line that starts with one, else the last."""
-    start = START_RE.match(text)
-    if start and not re.match(r"[^\d]*\d+(?:st|nd|rd|th)\b", text):
-        return start.end()
-    at = max((number.start() for number in NUMBER_RE.finditer(text)), default=None)
-    if at is None:
-        raise NotANumber
-    sign = re.search(r"(?:^|[\s(:=])(- ?)$", text[:at])
-    return sign.start(1) if sign else at
+def without_remark(text):
+    """A text up to the remark that ends it: '9, which is half of 18' -> '9'."""
+    remark = REMARK_RE.search(text)
+    return text[: remark.start()] if remark and DIGIT_RE.search(text, 0, remark.start()) else text
 
 
 def _result(text):
     """What stands after the last "=" that a number follows, with that "=" if it does so at once; without remarks."""
-    remark = REMARK_RE.search(text)
-    if remark and DIGIT_RE.search(text, 0, remark.start()):
-        text = text[: remark.start()]
-    parts = text.split("=")
-    result = next((part for part in reversed(parts) if DIGIT_RE.search(part)), text)
+    parts = without_remark(text).split("=")
+    result = next((part for part in reversed(parts) if DIGIT_RE.search(part)), parts[-1])
     return "=" + result if len(parts) > 1 and START_RE.match(result) else result
 
 
@@ -189,15 +165,13 @@ def read_plain_number(text):
         raise NotANumber
     if not DIGIT_RE.search(text):
         text = WORDS_RE.sub(_in_digits, text)
-    text = PART_RE.sub(lambda m: f" 1/{PARTS[m[1].lower()]}", text)
-    if not DIGIT_RE.search(text):
-        raise NotANumber
+    text = HALF_RE.sub(" 1/2", text)
     if not text.startswith("="):  # = 12 days for it to be 600 inches
-        last_digit = LAST_DIGIT_RE.match(text).end() - 1
-        text = text[max((lead.end() for lead in LEAD_RE.finditer(text, 0, last_digit)), default=0) :]
+        text = next((part for part in reversed(LEAD_RE.split(text)) if DIGIT_RE.search(part)), text)
     if BOUND_RE.search(text):
         raise NotANumber
-    at = _number_start(text)
+    start = START_RE.match(text)  # else the last number
+    at = start.end() if start else max((number.start() for number in NUMBER_RE.finditer(text)), default=len(text))
     value, end = _sum(text, at)
     if HEDGE_RE.match(text, end) or re.search(r"\d\s*(?:to|-)\s*$", text[:at]):
         raise NotANumber
@@ -206,7 +180,9 @@ def read_plain_number(text):
 
 
 def read_number(answer):
-    r"""The number that a raw answer says, an exact Fraction; None when it does not say exactly one rational number."""
+    r"""The number that a raw answer says, exactly; None when it does not say exactly one rational number."""
+    if simple := SIMPLE_RE.fullmatch(answer):  # same as the long way
+        return int(simple.group(1))
     try:
         return read_plain_number(plain_text(answer[:ANSWER_CHARS]))
     except (ValueError, ArithmeticError):  # NotANumber, a division by zero

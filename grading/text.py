@@ -1,22 +1,18 @@
 r"""Model output as plain text: one spelling of each sign, without markup and without LaTeX that only formats.
 
-`clean` is applied to answer and gold alike, so that a wrapper or a space on one side makes no difference.
-"""
+`clean` is applied to answer and gold alike: a wrapper or a space on one side makes no difference."""
 
 import re
 import unicodedata
 from functools import lru_cache
 
 ANSWER_CHARS = 1000  # of an answer that is looked at
-SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
-CHARACTERS = {  # what NFKC leaves alone
-    **dict.fromkeys("−–—‐‑‒―﹣－", "-"), **dict.fromkeys("€£¥₹₩₽₪฿¢", "$"), **dict.fromkeys("×✕✖·⋅∙∗", "*"),
-    **dict.fromkeys("→⇒⟹⟶➔", "\\to "), **dict.fromkeys("≈≃", "\\approx "), **dict.fromkeys("÷⁄∕", "/"),
-    "≤": "<=", "≥": ">=", **dict.fromkeys("’‘", "'"), **dict.fromkeys("“”", '"'), "π": "\\pi ", "√": "\\sqrt ",
-    "∞": "\\infty ", "∪": "\\cup ", "∩": "\\cap ", "°": "^\\circ ", "º": "^\\circ ", "±": "\\pm ", "∈": "\\in ",
-    "θ": "\\theta ", "∅": "\\emptyset ",
+CHARACTERS = {  # what characters that NFKC leaves alone are written as
+    "-": "−–—‐‑‒―﹣－", "$": "€£¥₹₩₽₪฿¢", "*": "×✕✖·⋅∙∗", "/": "÷⁄∕", "'": "’‘", '"': "“”", "<=": "≤", ">=": "≥",
+    "\\to ": "→⇒⟹⟶➔", "\\approx ": "≈≃", "\\pi ": "π", "\\sqrt ": "√", "\\infty ": "∞", "\\cup ": "∪", "\\cap ": "∩",
+    "^\\circ ": "°º", "\\pm ": "±", "\\in ": "∈", "\\theta ": "θ", "\\emptyset ": "∅",
 }  # fmt: skip
-CHARACTER_TABLE = str.maketrans(CHARACTERS)
+CHARACTER_TABLE = str.maketrans({c: symbol for symbol, characters in CHARACTERS.items() for c in characters})
 SYMBOLS = {  # what a LaTeX command is written as: \leq as <=
     "": "left right big bigl bigr Big Bigl Bigr bigg biggl biggr displaystyle textstyle limits large Large rm bf",
     " ": "quad qquad square blacksquare checkmark degree degrees", "*": "times cdot ast", "/": "div", "=": "equiv",
@@ -31,35 +27,23 @@ END = r"(?![A-Za-z])"  # of a LaTeX command's name
 WRAPPERS = "text[a-z]*|math(?:rm|bf|it|sf|tt|bb|cal)|[mh]box|[fF]?boxed|fbox|operatorname|underline|boldsymbol|emph"
 
 
-def compile_table(rows):
-    """Pairs of a pattern and its replacement, ready to be applied one after the other."""
-    return [(re.compile(pattern), replacement) for pattern, replacement in rows]
-
-
-CLEAN = compile_table(
-    [
-        (r"(?<=\d)(?:,?\\[!,;: ]\s*|\{,\})(?=\d{3}(?!\d))", ""),  # 1,\!234  1{,}234  1\,234
-        (r"\\!|\\(?:text)?color\s*\{[a-z]+\}", ""),
-        (r"\\[,;:> ()\[\]]", " "),
-        (r"\\mathbb\s*\{?\s*R\s*\}?", r"(-\\infty, \\infty)"),
-        *2 * [(rf"\\(?:{WRAPPERS})\s*\{{([^{{}}]*)\}}", r" \1 ")],  # \text{ cm}; one may be inside another
-        (r"\\?\$|\\?%", " "),
-        (rf"\^\s*\{{?\s*(?:\\circ{END}|o\b)\s*\}}?|\\circ{END}", " "),  # 90^\circ
-        (r"\\frac\s*(\d)(?=\s*[\w{])", r"\\frac{\1}"),  # \frac12
-        (r"\\frac\s*(\{[^{}]*\})\s*(\w)", r"\\frac\1{\2}"),
-        (rf"\{{([^{{}}]*)\\over{END}([^{{}}]*)\}}", r"\\frac{\1}{\2}"),
-        (rf"\{{([^{{}}]*)\\choose{END}([^{{}}]*)\}}", r"\\binom{\1}{\2}"),
-        (r"\\?\bsqrt\s*(?:\(([^()]*)\)|(\d+|[a-z]\b))", r"\\sqrt{\1\2}"),  # sqrt(13), \sqrt 3
-        (r"([\^_])\s*\{\s*(\w)\s*\}", r"\1\2"),  # x^{2}
-        (r"=<", "<="),
-        (r"(?<![\d)])!=|(?<![\d)!]) !=", "≠"),  # but 5! = 120
-        (r"[-=]+>", r" \\to "),
-        (r"\{:\}", ":"),
-        (r"\\([&#_])", r"\1"),
-        (r"\b(?:[mM]inus|[nN]egative)\s+", "-"),
-        (r"<\s*(-?[\d.,]+)\s*>", r" \1 "),  # <18>
-    ]
-)
+CLEAN = [  # patterns and what they become, one after the other
+    (r"(?<=\d)(?:,?\\[!,;: ]\s*|\{,\})(?=\d{3}(?!\d))", ""),  # 1,\!234  1{,}234  1\,234
+    (r"\\!|\\(?:text)?color\s*\{[a-z]+\}", ""),
+    (r"\\[,;:> ()\[\]]", " "),
+    (r"\\mathbb\s*\{?\s*R\s*\}?", r"(-\\infty, \\infty)"),
+    *2 * [(rf"\\(?:{WRAPPERS})\s*\{{([^{{}}]*)\}}", r" \1 ")],  # \text{ cm}; one may be inside another
+    (r"\\?\$|\\?%", " "),
+    (rf"\^\s*\{{?\s*(?:\\circ{END}|o\b)\s*\}}?|\\circ{END}", " "),  # 90^\circ
+    (r"\\frac\s*(\d)(?=\s*[\w{])", r"\\frac{\1}"),  # \frac12
+    (r"\\frac\s*(\{[^{}]*\})\s*(\w)", r"\\frac\1{\2}"),
+    (rf"\{{([^{{}}]*)\\over{END}([^{{}}]*)\}}", r"\\frac{\1}{\2}"),
+    (r"\\?\bsqrt\s*(?:\(([^()]*)\)|(\d+|[a-z]\b))", r"\\sqrt{\1\2}"),  # sqrt(13), \sqrt 3
+    (r"([\^_])\s*\{\s*(\w)\s*\}", r"\1\2"),  # x^{2}
+    (r"(?<![\d)])!=|(?<![\d)!]) !=", "≠"),  # but 5! = 120
+    (r"[-=]+>", r" \\to "),
+    (r"\b(?:[mM]inus|[nN]egative)\s+", "-"),
+]
 TAGS = r"<<[^<>]*>>|<\|[^|<>]{1,40}\|>|</?[A-Za-z]\w{0,19}>|`+"  # <<9*2=18>>, <|im_end|>, <answer>
 EMPHASIS = r"(?<![\w)}*_])[*_]++(?=\S)|(?<=[^\s*_])[*_]++(?![\w({])|[*_]{2,}+(?=[A-Za-z])"  # **18**
 MARKUP_RE = re.compile(rf"{TAGS}|{EMPHASIS}")
@@ -70,20 +54,13 @@ def cut(text):
     return text if len(text) <= ANSWER_CHARS else text[:ANSWER_CHARS].rpartition(" ")[0]
 
 
-@lru_cache(maxsize=256)
 def to_ascii(text):
     """Unicode digits, minus signs, fractions, exponents and symbols as ASCII; what has no ASCII form is kept."""
-    text = re.sub(r"[₀-₉]+", lambda m: "_{" + unicodedata.normalize("NFKC", m.group()) + "}", text)
-    text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+", lambda m: "^{" + m.group().translate(SUPERSCRIPTS) + "}", text)
+    text = re.sub(r"[₀-₉]+", r"_{\g<0>}", re.sub(r"[⁰¹²³⁴-⁹⁺⁻]+", r"^{\g<0>}", text))
     text = re.sub(r"[¼-¾⅐-⅞↉]", r" \g<0>", text).translate(CHARACTER_TABLE)
     text = unicodedata.normalize("NFKC", text)[: 2 * ANSWER_CHARS].translate(CHARACTER_TABLE)  # one may become eighteen
-    return re.sub(r"[^\x00-\x7f]", _ascii_character, text)
-
-
-def _ascii_character(found):
-    """A digit of any script as its ASCII digit; nothing for an invisible character; any other as it is."""
-    invisible = unicodedata.category(found.group()) == "Cf"
-    return "" if invisible else str(unicodedata.decimal(found.group(), found.group()))
+    text = "".join(c for c in text if unicodedata.category(c) != "Cf")  # invisible
+    return re.sub(r"[^\x00-\x7f]", lambda m: str(unicodedata.decimal(m[0], m[0])), text)
 
 
 @lru_cache(maxsize=4096)
@@ -95,17 +72,13 @@ def clean(text):
     text = MARKUP_RE.sub(" ", " ".join(text.split()).replace("~", " "))  # a space in LaTeX, and ~18 is 18
     text = COMMAND_RE.sub(lambda m: COMMANDS.get(m[1], m[0]) if m[1] else " ", text)
     for pattern, replacement in CLEAN:
-        text = pattern.sub(replacement, text)
+        text = re.sub(pattern, replacement, text)
     return " ".join(text.split())
 
 
 def _box(text, at):
     r"""(start, end) of the content of the box whose name begins at `at`; None when it is never closed."""
-    start = text.index("{", at) + 1
-    end = text.find("}", start, start + 2 * ANSWER_CHARS)
-    if end >= 0 and text[start:end].isalnum():  # nearly all real answers
-        return start, end
-    depth = 1
+    start, depth = text.index("{", at) + 1, 1
     for brace in re.compile(r"\\.|[{}]", re.S).finditer(text, start, start + 2 * ANSWER_CHARS):
         depth += {"{": 1, "}": -1}.get(brace.group(), 0)
         if not depth:

@@ -7,11 +7,12 @@ from typing import NamedTuple
 from .answer import extract_answer
 from .gold import parse_gold, read_numbers, read_ratios, read_words, same_numbers, same_ratio, same_words
 from .latex import normal_form, read_latex, same_latex
-from .number import SIMPLE_RE, read_number, same_number
+from .number import read_number, same_number
 from .text import ANSWER_CHARS, clean
 from .worker import WORKERS, ask_math_verify
 
-GRADER_VERSION = 1  # goes up when a verdict, an answer read, a rule or a vote can change; a test holds it to that
+GRADER_VERSION = 2  # goes up when a verdict, an answer read, a rule or a vote can change; a test holds it to that
+COMPARE = {"numbers": same_numbers, "ratio": same_ratio, "text": same_words, "latex": same_words}
 AS_LATEX = str.maketrans({"⦃": "\\{", "⦄": "\\}", "⏎": "\\\\", "≠": "\\neq "})
 
 
@@ -23,42 +24,31 @@ class Grade(NamedTuple):
     rule: str
 
 
-CHOICE_RE = re.compile(r"\W*(?:(?:the )?(?:correct )?(?:option|choice|answer)\b(?: is)?)?\W*([A-Za-z])\b", re.I)
-OTHER_CHOICE_RE = re.compile(r"\b(?:or|and)\b\W*[A-Za-z]\b(?!\w)")  # C or D
-
-
-def _same_choice(answer, gold):
-    said = clean(answer)
-    choice = CHOICE_RE.match(said)
-    return bool(choice) and not OTHER_CHOICE_RE.search(said) and choice.group(1).upper() == gold.value
+CHOICE = r"\W*(?:(?:the )?(?:correct )?(?:option|choice|answer)\b(?: is)?)?\W*([A-Za-z])\b"
+CHOICE_RE = re.compile(rf"{CHOICE}(?!.*\b(?:or|and)\b\W*[A-Za-z]\b)", re.I)  # but not: C or D
 
 
 def _verdict(answer, gold):
     """True, False, or None when only math-verify can say."""
-    compare = {"numbers": same_numbers, "ratio": same_ratio, "text": same_words}
-    if gold.kind in compare:
-        return compare[gold.kind](answer, gold)
     if gold.kind == "latex" and gold.value is None:
         return same_latex(normal_form(answer), normal_form(gold.text))
-    if gold.kind == "latex":
-        return (_same_choice if isinstance(gold.value, str) else same_words)(answer, gold)
+    if isinstance(gold.value, str):
+        choice = CHOICE_RE.match(clean(answer))
+        return bool(choice) and choice.group(1).upper() == gold.value
+    if gold.kind in COMPARE:
+        return COMPARE[gold.kind](answer, gold)
     value = read_number(answer)
     return value is not None and same_number(value, gold.value)
 
 
 def _settle(completion, gold):
-    """Grade without a worker process. Returns a Grade, or (answer, rule) where only math-verify can judge."""
+    """The Grade of a completion as far as it can be said here: correct is None where only math-verify can judge."""
     answer, rule = extract_answer(completion, gold.kind)
-    if gold.kind == "latex" and gold.value is not None and rule in ("last formula", "last number"):
+    if gold.kind == "latex" and gold.value is not None and rule == "last formula":
         answer, rule = extract_answer(completion, "text")  # a choice or a name
     if answer is None or len(answer) > ANSWER_CHARS:
         return Grade(False, None, rule)
-    answer = answer.strip()
-    simple = SIMPLE_RE.fullmatch(answer)
-    if simple and gold.kind in ("integer", "decimal", "fraction"):  # nearly all real answers; same as the long way
-        return Grade(same_number(int(simple.group(1)), gold.value), answer, rule)
-    verdict = _verdict(answer, gold)
-    return (answer, rule) if verdict is None else Grade(verdict, answer, rule)
+    return Grade(_verdict(answer.strip(), gold), answer.strip(), rule)
 
 
 def grade(completion, gold, kind=None):
@@ -71,21 +61,16 @@ def grade_batch(completions, golds, kinds=None):
     kinds = kinds or [None] * len(golds)
     golds = [parse_gold(g, k) for g, k in zip(golds, kinds, strict=True)]
     results = [_settle(c, g) for c, g in zip(completions, golds, strict=True)]
-    questions = {(r[0], g.text) for r, g in zip(results, golds, strict=True) if not isinstance(r, Grade)}
-    if not questions:
-        return results
-    with ThreadPoolExecutor(min(WORKERS, len(questions))) as threads:
-        verdicts = dict(zip(questions, threads.map(_ask, questions), strict=True))
+    questions = {(r.answer, g.text) for r, g in zip(results, golds, strict=True) if r.correct is None}
+    asked = [[normal_form(text).translate(AS_LATEX) for text in question] for question in questions]
+    with ThreadPoolExecutor(WORKERS) as threads:
+        verdicts = dict(zip(questions, threads.map(lambda pair: ask_math_verify(*pair), asked), strict=True))
     for i, (result, gold) in enumerate(zip(results, golds, strict=True)):
-        if not isinstance(result, Grade):
-            (answer, rule), verdict = result, verdicts[result[0], gold.text]
-            results[i] = Grade(bool(verdict), answer, rule if verdict is not None else f"{rule}, math-verify gave up")
+        if result.correct is None:
+            verdict = verdicts[result.answer, gold.text]
+            rule = result.rule if verdict is not None else f"{result.rule}, math-verify gave up"
+            results[i] = Grade(bool(verdict), result.answer, rule)
     return results
-
-
-def _ask(question):
-    """math-verify's verdict on the normal forms of (answer, gold), in LaTeX again."""
-    return ask_math_verify(*(normal_form(text).translate(AS_LATEX) for text in question))
 
 
 def vote(answer, kind):

@@ -1,12 +1,10 @@
 """Ask math-verify whether two LaTeX answers are equal, in worker processes that can be killed.
 
-It raises in threads, cancels an outer SIGALRM, and takes seconds and hundreds of megabytes over hostile text.
-"""
+It raises in threads, cancels an outer SIGALRM, and takes seconds and hundreds of megabytes over hostile text."""
 
 import contextlib
 import importlib.util
 import json
-import math
 import os
 import queue
 import resource
@@ -16,7 +14,7 @@ import sys
 import threading
 from subprocess import DEVNULL, PIPE, Popen
 
-TIME_LIMIT = 5.0  # seconds for one question, of which the first to a worker also loads math-verify
+TIME_LIMIT = 5.0  # seconds for one question
 START_LIMIT = 60.0  # seconds for a worker to load math-verify
 MEMORY_LIMIT = 2 * 2**30  # bytes of address space of one worker
 WORKERS = min(4, os.cpu_count() or 1)
@@ -47,36 +45,21 @@ def check_grader(kinds):
         raise ModuleNotFoundError("math-verify is missing, and LaTeX answers need it: pip install -r requirements.txt")
 
 
-def _start_worker():
-    """A child process that judges one line at a time; it shares nothing with this process but two pipes."""
-    command = [sys.executable, os.path.abspath(__file__)]
-    worker = Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, start_new_session=True)
-    try:
-        _read_line(worker, START_LIMIT)
-    except BaseException as error:
-        _stop_worker(worker)
-        if isinstance(error, EOFError):
-            check_grader(["latex"])
-        raise
-    return worker
-
-
 def _take_worker(idle):
-    """An idle worker that is still alive, else a new one. Workers end when this process does: their input ends."""
-    while not idle.empty():
-        with contextlib.suppress(queue.Empty):  # another thread took it
-            worker = idle.get_nowait()
-            if worker.poll() is None:
-                return worker
+    """(an idle worker, else a new one that shares nothing with us but two pipes; seconds for each line it will say)."""
+    with contextlib.suppress(queue.Empty):
+        while (worker := idle.get_nowait()).poll() is not None:
             _stop_worker(worker)
-    return _start_worker()
+        return worker, [TIME_LIMIT]
+    check_grader(["latex"])
+    command = [sys.executable, os.path.abspath(__file__)]
+    pipes = dict(stdin=PIPE, stdout=PIPE, stderr=DEVNULL, bufsize=0)  # a buffer would hide a line from poll
+    return Popen(command, start_new_session=True, **pipes), [START_LIMIT, TIME_LIMIT]
 
 
 def _stop_worker(worker):
-    worker.kill()
-    worker.wait()
-    worker.stdin.close()
-    worker.stdout.close()
+    with worker:  # closes its pipes and waits for its end
+        worker.kill()
 
 
 def _read_line(worker, seconds):
@@ -95,24 +78,18 @@ def ask_math_verify(answer, gold):
     """Whether math-verify holds two LaTeX answers to be equal: True, False, or None when it hung or died over them."""
     idle, *_ = _state()
     _count("asked")
-    worker, finished = None, False
+    worker, limits = _take_worker(idle)
     try:
-        worker = _take_worker(idle)
         worker.stdin.write(json.dumps([answer, gold]).encode() + b"\n")
-        worker.stdin.flush()
-        verdict = json.loads(_read_line(worker, TIME_LIMIT))
-        finished = True
-        return verdict
-    except TimeoutError:
-        _count("timeouts")
-    except (EOFError, BrokenPipeError):
-        _count("deaths")
-    finally:  # also when an outer signal handler raises: a worker in the middle of a question is of no more use
-        if finished:
-            idle.put(worker)
-        elif worker is not None:
-            _stop_worker(worker)
-    return None
+        *_, verdict = [json.loads(_read_line(worker, seconds)) for seconds in limits]
+    except BaseException as error:  # also an outer signal handler's: a worker in mid-question is of no more use
+        _stop_worker(worker)
+        if not isinstance(error, (TimeoutError, EOFError, BrokenPipeError)):
+            raise
+        _count("timeouts" if isinstance(error, TimeoutError) else "deaths")
+        return None
+    idle.put(worker)
+    return verdict
 
 
 def main():
@@ -126,9 +103,9 @@ def main():
     def read(text):
         return parse(f"\\boxed{{{text}}}", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None)
 
-    answers.write(b"ready\n")
+    answers.write(b"null\n")  # math-verify is loaded
     for line in sys.stdin.buffer:
-        signal.alarm(math.ceil(TIME_LIMIT) + 5)  # should the parent be gone: die, do not spin
+        signal.alarm(int(TIME_LIMIT) + 5)  # should the parent be gone: die, do not spin
         answer, gold = json.loads(line)
         verdict = verify(read(gold), read(answer), allow_set_relation_comp=True, timeout_seconds=None)
         signal.alarm(0)
