@@ -642,7 +642,7 @@ def test_kill_between_manifest_and_rename_is_reported_and_repaired(hub, save, tm
     built = root / ".partial" / "tiny-built"
     built.mkdir(parents=True)
     (built / "config.json").write_bytes(CONFIG)
-    monkeypatch.setattr(cache.os, "rename", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(cache.os, "rename", lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         commit = hub.repositories["models/maker/tiny"].commit
         item = {"kind": "model", "hub_id": "maker/tiny", "revision": commit, "source": "Hub"}
