@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import types
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -539,17 +539,20 @@ def test_a_page_holds_no_more_completions_than_it_can_bear(tmp_path, monkeypatch
 # ---- the study
 
 
-def test_the_study_gives_every_method_the_same_budget_and_its_corner_is_part_of_it():
+def test_the_study_has_every_control_at_every_seed_and_its_corner_is_part_of_it():
     every = {str(cell.run_dir): cell for cell in read_grid(ROOT / "recipes/study.yaml")}
     corner = read_grid(ROOT / "recipes/study_quick.yaml")
     assert all((c.train, c.evaluate) == (every[str(c.run_dir)].train, every[str(c.run_dir)].evaluate) for c in corner)
-    assert 20 <= len(corner) < 40 and len(every) < 300
-    counts = Counter((cell.run_dir.parent.name.split("-learning_rate=")[0], cell.seed) for cell in every.values())
-    assert set(counts.values()) == {4} and {seed for _, seed in counts} == set(range(5))
-    rates = {name: {float(n.split("=")[-1]) for n in {c.name for c in every.values()} if n.startswith(f"{name}-learn")}
-             for name in ("pspo", "pspo-half", "noclip", "noclip-scaled")}  # fmt: skip
-    assert rates["noclip-scaled"] == {round(0.9 * rate, 9) for rate in rates["pspo"]}
-    assert len({rate / 2 for rate in rates["pspo-half"]} & rates["noclip"]) == 3
+    seeds, rates = defaultdict(set), defaultdict(set)
+    for cell in every.values():
+        name, _, rate = cell.name.rpartition("-learning_rate=")
+        seeds[cell.name].add(cell.seed)
+        rates[name].add(float(rate))
+    assert all(found == set(range(5)) for found in seeds.values()) and 10 < len(corner) < 40
+    assert all({2.5e-5, 5e-5} <= rates[name] for name in rates if "=" not in name and name != "noclip-scaled")
+    assert rates["noclip"] == rates["pspo"] == rates["clip"]
+    assert {round(rate / 0.9, 9) for rate in rates["noclip-scaled"]} == rates["pspo"] - {1.25e-5}
+    assert {rate / 2 for rate in rates["pspo-half"]} <= rates["noclip"]
 
 
 # ---- training curves
