@@ -170,7 +170,8 @@ def _same(a, g):
     if isinstance(a, Fraction) and isinstance(g, Fraction):
         return same_number(a, g)
     a, g = str(a), str(g)
-    if a in INFINITE or g in INFINITE or ("\\begin" in a) != ("\\begin" in g):
+    no_angle = "\\pi" in g and not re.search(r"\\(?:a|c|t|si|se)", g)  # 18+2\pi is no integer, \sin\frac{\pi}{2} is
+    if a in INFINITE or g in INFINITE or ("\\begin" in a) != ("\\begin" in g) or no_angle and a.isdigit():
         return False
     if not re.search(r"[\d\\]", a) and not _letters(a) or bool(_letters(a)) != bool(_letters(g)):
         return False  # words; with and without a variable

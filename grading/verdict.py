@@ -58,8 +58,7 @@ def grade(completion, gold, kind=None):
 
 def grade_batch(completions, golds, kinds=None):
     """Grade many completions; what needs math-verify is asked in parallel. Returns a Grade for each, in order."""
-    kinds = kinds or [None] * len(golds)
-    golds = [parse_gold(g, k) for g, k in zip(golds, kinds, strict=True)]
+    golds = [parse_gold(g, k) for g, k in zip(golds, kinds or [None] * len(golds), strict=True)]
     results = [_settle(c, g) for c, g in zip(completions, golds, strict=True)]
     questions = {(r.answer, g.text) for r, g in zip(results, golds, strict=True) if r.correct is None}
     asked = [[normal_form(text).translate(AS_LATEX) for text in question] for question in questions]
