@@ -171,7 +171,8 @@ def describe_machine():
         machine["gpu"] = subprocess.check_output(command, text=True).strip()
     except (OSError, subprocess.CalledProcessError):
         machine["gpu"] = None
-    return machine | {"threads": os.environ.get("OMP_NUM_THREADS", "all"), "python": platform.python_version()}
+    threads = os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))
+    return machine | {"threads": threads, "python": platform.python_version()}
 
 
 def installed_versions():
