@@ -637,12 +637,16 @@ def test_killed_at_thirty_random_moments(hub, save, tmp_path):
     assert_completes(save, tmp_path)
 
 
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def test_kill_between_manifest_and_rename_is_reported_and_repaired(hub, save, tmp_path, monkeypatch):
     root = tmp_path / "cache"
     built = root / ".partial" / "tiny-built"
     built.mkdir(parents=True)
     (built / "config.json").write_bytes(CONFIG)
-    monkeypatch.setattr(cache.os, "rename", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(cache.os, "rename", interrupt)
     with pytest.raises(KeyboardInterrupt):
         commit = hub.repositories["models/maker/tiny"].commit
         item = {"kind": "model", "hub_id": "maker/tiny", "revision": commit, "source": "Hub"}
