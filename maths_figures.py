@@ -17,13 +17,10 @@ from maths_runs import read_log, read_record
 # Colours that stay apart for colour-blind readers: Okabe and Ito, https://jfly.uni-koeln.de/color/
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 MARKERS = "osD^vPX*"
-LINES = [
-    line for line in ("-", "--", ":", "-.") for _ in COLOURS
-]  # beyond six methods a colour comes again with another
-STYLE = {
-    **{"svg.fonttype": "none", "text.parse_math": False, "font.size": 9, "legend.frameon": False, "savefig.dpi": 150},
-    **{"axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False},
-}
+# Beyond six methods a colour comes again with another line.
+LINES = [line for line in ("-", "--", ":", "-.") for _ in COLOURS]
+STYLE = {"svg.fonttype": "none", "text.parse_math": False, "font.size": 9, "legend.frameon": False, "savefig.dpi": 150}
+STYLE |= {"axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
 PLACE = ("model", "setting", "data_set")
 CURVE_TITLES = {
     "reward": "reward",

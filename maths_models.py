@@ -102,6 +102,13 @@ def check_weights(path):
             raise BadInput(f"{file} is damaged ({error}): fetch the model again") from None
 
 
+def fp32_bytes(path):
+    """Bytes of a model's weights in fp32, as training keeps them; a checkpoint has AdamW's two moments too."""
+    config = read_json(path / "config.json", "fetch the model again") or {}
+    half = config.get("dtype", config.get("torch_dtype")) in ("bfloat16", "float16")
+    return sum(file.stat().st_size for file in path.glob("*.safetensors")) * (2 if half else 1)
+
+
 # ---- loading
 
 

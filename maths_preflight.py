@@ -17,9 +17,9 @@ from pathlib import Path
 
 import maths_evaluations
 import maths_finetuning
-from maths_common import ROOT, BadInput, free_bytes, get_cache_dir, read_json, size_text
+from maths_common import ROOT, BadInput, free_bytes, get_cache_dir, size_text
 from maths_datasets import DEFAULT_DATASETS, find_dataset, load_maths_dataset
-from maths_models import find_model
+from maths_models import find_model, fp32_bytes
 from maths_slurm import ask
 
 # ---- the cells
@@ -76,7 +76,7 @@ def check_room(cells, places, cache_dir, at_once):
         except OSError as error:
             raise BadInput(f"cannot write in {there}: {error.strerror}") from None
     flags = [dict(zip(cell.train, cell.train[1:], strict=False)) for cell in cells]
-    sizes = [model_bytes(find_model(cell.model, cache_dir)) * ("--use_peft" not in cell.train) for cell in cells]
+    sizes = [fp32_bytes(find_model(cell.model, cache_dir)) * ("--use_peft" not in cell.train) for cell in cells]
     need = sum(size * (1 + 3 * int(f.get("--save_total_limit", 2))) for size, f in zip(sizes, flags, strict=True))
     need += 3 * sum(sorted(sizes)[-at_once:])
     free = free_bytes(cells[0].run_dir)
@@ -86,13 +86,6 @@ def check_room(cells, places, cache_dir, at_once):
             f"{size_text(free)} are free; save_total_limit: 1 in train needs less"
         )
     return need, free
-
-
-def model_bytes(path):
-    """Bytes of a model's weights in fp32, as training keeps them; a checkpoint has AdamW's two moments too."""
-    config = read_json(path / "config.json", "fetch the model again") or {}
-    half = config.get("dtype", config.get("torch_dtype")) in ("bfloat16", "float16")
-    return sum(file.stat().st_size for file in path.glob("*.safetensors")) * (2 if half else 1)
 
 
 # ---- the cluster

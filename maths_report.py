@@ -36,11 +36,9 @@ from maths_tables import CURVES, make_tables, percent, write_files
 
 # What is kept of a training log, so that hundreds of long runs fit into memory.
 LOGGED = {"step", "eval_reward", "eval_loss", "trust_region/ratio_min", "trust_region/ratio_max", *CURVES}
-
-
 # What evaluations must have in common, beside data and grader, and how to get it.
-FAIR = {key: f"one --{key}" for key in ("max_new_tokens", "top_p")}
-FAIR |= {key: f"the same {key}" for key in ("prompt", "number type")}
+FAIR = {"max_new_tokens": "one --max_new_tokens", "top_p": "one --top_p"}
+FAIR |= {"prompt": "the same prompt", "number type": "the same number type"}
 
 
 @dataclass

@@ -39,7 +39,7 @@ from maths_common import (
     write_text,
 )
 from maths_datasets import build_prompt
-from maths_models import choose_precision, describe_device, hash_model
+from maths_models import choose_precision, describe_device, fp32_bytes, hash_model
 
 EXIT_SAVED = 75  # EX_TEMPFAIL of sysexits.h: saved, not finished; a batch system may start the same command again
 SAMPLER_VERSION = 2  # raised when the same seed draws other tokens in training
@@ -153,10 +153,7 @@ def open_run(args, config, chosen, values, decides):
 
 def check_room(path, model_path, checkpoints):
     """Raises BadInput if the disk cannot hold so many checkpoints of fp32 weights and AdamW's two moments."""
-    weights = sum(file.stat().st_size for file in model_path.glob("*.safetensors"))
-    stored = read_json(model_path / "config.json", "fetch the model again")
-    half = stored.get("dtype", stored.get("torch_dtype")) in ("bfloat16", "float16")
-    need = checkpoints * 3 * weights * (2 if half else 1)
+    need = checkpoints * 3 * fp32_bytes(model_path)
     if free_bytes(path) < need:
         free = size_text(free_bytes(path))
         raise BadInput(f"{path}: {free} free, {checkpoints} checkpoints need about {size_text(need)}")

@@ -243,9 +243,8 @@ def compare(a, b, tests=1):
     seeds = min(len(a), len(b)) >= MIN_SEEDS
     known = e.error > 0  # not for one problem, and not where all agree in everything
     figures = {"difference": e.value, "difference_low_problems": low, "difference_high_problems": high}
-    figures |= dict(
-        zip(("difference_low", "difference_high"), interval(e) if seeds and known else (None, None), strict=True)
-    )
+    low, high = interval(e) if seeds and known else (None, None)
+    figures |= {"difference_low": low, "difference_high": high}
     figures |= {"p": two_tailed(e), "detectable": detectable(e, LEVEL / tests) if known else None}
     means = a.mean(1), b.mean(1)
     figures |= {"p_permutation": permutation_p(*means) if seeds else None}

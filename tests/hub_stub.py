@@ -71,7 +71,8 @@ class Hub:
     def __init__(self, repositories):
         self.repositories, self.faults, self.sent, self.requests = repositories, [], {}, []
         self.tokens = []
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.hub = self
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
@@ -95,97 +96,95 @@ class Hub:
                 return repository, "file", path.removeprefix(f"{files}/resolve/")
         return None, "", ""
 
-    def _handler(hub):
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
 
-            def log_message(self, *_):
-                pass
+class Handler(BaseHTTPRequestHandler):
+    """Answers as the Hub that its server belongs to."""
 
-            def do_HEAD(self):
-                self.answer("HEAD")
+    protocol_version = "HTTP/1.1"
 
-            def do_GET(self):
-                self.answer("GET")
+    def log_message(self, *_):
+        pass
 
-            def answer(self, method):
-                path = unquote(urlsplit(self.path).path)
-                hub.requests.append((method, path, self.headers.get("Range")))
-                hub.tokens.append((self.headers.get("Host"), self.headers.get("Authorization")))
-                if path == "/":
-                    return self.send(200, b"")
-                fault = next((found for fault in hub.faults if (found := fault(path, method))), {})
-                if "hold" in fault:
-                    fault["hold"].wait(60)
-                time.sleep(fault.get("stall", 0))
-                if "status" in fault:
-                    return self.send(fault["status"], b"{}", fault.get("headers"))
-                repository, kind, rest = hub.find(path)
-                if repository is None:
-                    return self.send(404, b'{"error": "Repository not found"}', {"X-Error-Code": "RepoNotFound"})
-                if kind == "file":
-                    revision, _, name = rest.partition("/")
-                    return self.send_file(repository, revision, name, method, fault)
-                if rest.split("/")[0] not in ("main", repository.commit):
-                    return self.send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-                if kind == "tree":
-                    folder = rest.partition("/")[2]
-                    return self.send(
-                        200, json.dumps(tree(repository, folder, "recursive=true" in self.path.lower())).encode()
-                    )
-                listing = {"_id": "0", "id": "x/y", "sha": repository.commit, "siblings": repository.listing}
-                self.send(200, json.dumps({**listing, "private": False, "tags": [], "downloads": 0}).encode())
+    def do_HEAD(self):
+        self.answer("HEAD")
 
-            def send(self, status, body, headers=None):
-                self.send_response(status)
-                for key, value in {"Content-Type": "application/json", **(headers or {})}.items():
-                    self.send_header(key, value)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(body)
+    def do_GET(self):
+        self.answer("GET")
 
-            def send_file(self, repository, revision, name, method, fault):
-                if name not in repository.files or revision not in ("main", repository.commit):
-                    return self.send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
-                sibling = next(s for s in repository.listing if s["rfilename"] == name)
-                size = fault.get("short", repository.size(name))
-                start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
-                if start >= size > 0:
-                    return self.send(416, b"", {"Content-Range": f"bytes */{size}"})
-                self.send_response(206 if start else 200)
-                self.send_header("Content-Length", str(size - start))
-                if start:
-                    self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
-                self.send_header("Accept-Ranges", "bytes")
-                self.send_header("X-Repo-Commit", repository.commit)
-                self.send_header("ETag", f'"{sibling.get("lfs", {}).get("sha256", sibling["blobId"])}"')
-                self.end_headers()
-                if method == "GET":
-                    self.send_content(repository.blocks(name, start), size - start, name, fault)
+    def answer(self, method):
+        path = unquote(urlsplit(self.path).path)
+        self.server.hub.requests.append((method, path, self.headers.get("Range")))
+        self.server.hub.tokens.append((self.headers.get("Host"), self.headers.get("Authorization")))
+        if path == "/":
+            return self.send(200, b"")
+        fault = next((found for fault in self.server.hub.faults if (found := fault(path, method))), {})
+        if "hold" in fault:
+            fault["hold"].wait(60)
+        time.sleep(fault.get("stall", 0))
+        if "status" in fault:
+            return self.send(fault["status"], b"{}", fault.get("headers"))
+        repository, kind, rest = self.server.hub.find(path)
+        if repository is None:
+            return self.send(404, b'{"error": "Repository not found"}', {"X-Error-Code": "RepoNotFound"})
+        if kind == "file":
+            revision, _, name = rest.partition("/")
+            return self.send_file(repository, revision, name, method, fault)
+        if rest.split("/")[0] not in ("main", repository.commit):
+            return self.send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        if kind == "tree":
+            folder = rest.partition("/")[2]
+            return self.send(200, json.dumps(tree(repository, folder, "recursive=true" in self.path.lower())).encode())
+        listing = {"_id": "0", "id": "x/y", "sha": repository.commit, "siblings": repository.listing}
+        self.send(200, json.dumps({**listing, "private": False, "tags": [], "downloads": 0}).encode())
 
-            def send_content(self, blocks, left, name, fault):
-                limit = min(left, fault.get("cut", left))
-                for block in blocks:
-                    block = block[:limit]
-                    if fault.get("flip") and block:
-                        block = bytes([block[0] ^ 1]) + block[1:]
-                    try:
-                        self.wfile.write(block)
-                    except OSError:
-                        return
-                    hub.sent[name] = hub.sent.get(name, 0) + len(block)
-                    limit -= len(block)
-                    time.sleep(fault.get("slow", 0))
-                    if limit <= 0:
-                        break
-                if limit < left and "cut" in fault:
-                    self.close_connection = True
-                    if fault.get("reset"):  # with no time to linger, closing sends a TCP reset
-                        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    self.connection.close()
+    def send(self, status, body, headers=None):
+        self.send_response(status)
+        for key, value in {"Content-Type": "application/json", **(headers or {})}.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
-        return Handler
+    def send_file(self, repository, revision, name, method, fault):
+        if name not in repository.files or revision not in ("main", repository.commit):
+            return self.send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
+        sibling = next(s for s in repository.listing if s["rfilename"] == name)
+        size = fault.get("short", repository.size(name))
+        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
+        if start >= size > 0:
+            return self.send(416, b"", {"Content-Range": f"bytes */{size}"})
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(size - start))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("X-Repo-Commit", repository.commit)
+        self.send_header("ETag", f'"{sibling.get("lfs", {}).get("sha256", sibling["blobId"])}"')
+        self.end_headers()
+        if method == "GET":
+            self.send_content(repository.blocks(name, start), size - start, name, fault)
+
+    def send_content(self, blocks, left, name, fault):
+        limit = min(left, fault.get("cut", left))
+        for block in blocks:
+            block = block[:limit]
+            if fault.get("flip") and block:
+                block = bytes([block[0] ^ 1]) + block[1:]
+            try:
+                self.wfile.write(block)
+            except OSError:
+                return
+            self.server.hub.sent[name] = self.server.hub.sent.get(name, 0) + len(block)
+            limit -= len(block)
+            time.sleep(fault.get("slow", 0))
+            if limit <= 0:
+                break
+        if limit < left and "cut" in fault:
+            self.close_connection = True
+            if fault.get("reset"):  # with no time to linger, closing sends a TCP reset
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
 
 
 def tree(repository, folder, recursive):

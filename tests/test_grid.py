@@ -20,6 +20,7 @@ import maths_preflight
 import maths_slurm
 from maths_common import BadInput, hold_lock
 from maths_grid import cell_state, read_grid
+from maths_models import fp32_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 AXES = {"model": ["demo"], "method": ["noclip", "pspo"], "seed": [0, 1]}
@@ -417,7 +418,7 @@ def test_a_run_that_a_signal_stopped_begins_no_other_cell(monkeypatch):
 def test_room_is_that_of_models_checkpoints_and_one_more_in_those_that_run(monkeypatch):
     cells = read_grid(write_grid())
     weights = (ROOT / "demo/model/model.safetensors").stat().st_size
-    fp32 = maths_preflight.model_bytes(ROOT / "demo/model")
+    fp32 = fp32_bytes(ROOT / "demo/model")
     assert fp32 in (weights, 2 * weights)
     need, free = maths_preflight.check_room(cells, [Path("runs")], "cache", 2)
     assert need == 4 * 7 * fp32 + 2 * 3 * fp32 and free > need
