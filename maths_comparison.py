@@ -27,6 +27,15 @@ METHOD_KEYS = {
     *("epsilon", "epsilon_high", "smoothing_alpha", "delta", "trust_region_delta", "loss_type", "merge_adapter"),
     *("sapo_temperature_pos", "sapo_temperature_neg", "importance_sampling_level"),
 }
+# What is shown of a training log.
+CURVES = {
+    "reward": "reward",
+    "completions/mean_length": "length, tokens",
+    "entropy": "entropy",
+    "trust_region/approx_kl": "KL from the sampler",
+    "trust_region/active_ratio": "share of tokens acted on",
+    "trust_region/outside_ratio": "share of tokens outside 1±ε",
+}
 
 
 @dataclass
@@ -62,7 +71,7 @@ def show_setting(setting):
 def validation(run):
     """The validation score of the weights that a run keeps: the best reward, for sft minus the smallest loss."""
     key, sign = ("eval_loss", -1) if run.method == "sft" else ("eval_reward", 1)
-    values = [sign * row[key] for row in run.log if isinstance(row.get(key), int | float)]
+    values = [sign * row[key] for row in run.log if key in row]
     return max((v for v in values if math.isfinite(v)), default=None)
 
 
@@ -146,6 +155,16 @@ def accuracy_of(runs, key):
     return np.array([[run.accuracy[key][i] for i in ids] for run in runs])
 
 
+def hold_against(label, runs, theirs, key, tests=1):
+    """The part of a result row that needs a baseline: its runs are `theirs`, `label` their method's."""
+    a, b = accuracy_of(runs, key), accuracy_of(theirs, key)
+    return {
+        **compare(a, b, tests),
+        "baseline": label,
+        "over": "methods" if min(len(a), len(b)) >= MIN_SEEDS else "runs",
+    }
+
+
 def judge(row):
     """What a sceptic may say of a row with a difference and its corrected p."""
     if row.get("difference") is None:
@@ -167,10 +186,8 @@ def make_results(methods, keys, wanted):
         for m in members:
             row = describe_method(m, key)
             if b := pairs.get(id(m)):
-                theirs = accuracy_of(b.runs, key)
-                row |= compare(accuracy_of(m.runs, key), theirs, families[m.model, m.setting])
-                row |= {"baseline": b.label, "differs_also_in": " ".join(other_differences(m, b))}
-                row["over"] = "methods" if min(len(theirs), row["seeds"]) >= MIN_SEEDS else "runs"
+                row |= hold_against(b.label, m.runs, b.runs, key, families[m.model, m.setting])
+                row["differs_also_in"] = " ".join(other_differences(m, b))
             block.append(row)
         for family in families:
             tested = [r for r in block if r.get("baseline") and (r["model"], tuple(r["setting_key"])) == family]
@@ -218,9 +235,16 @@ def scaled_controls(methods, runs, keys):
         control = [r for r in control if find_setting(r.config) == m.setting]
         control = [r for r in control if math.isclose(r.config.get("learning_rate") or 0, rate, rel_tol=1e-6)]
         for key in keys:
-            a, b = accuracy_of(m.runs, key), accuracy_of(control, key)
-            if len(a) and len(b):
-                row = describe_method(m, key) | compare(a, b) | {"baseline": f"noclip learning_rate={rate:g}"}
-                row["p_holm"], row["over"] = row["p"], "methods" if min(len(a), len(b)) >= MIN_SEEDS else "runs"
+            if all(any(key in run.accuracy for run in runs) for runs in (m.runs, control)):
+                row = describe_method(m, key) | hold_against(f"noclip learning_rate={rate:g}", m.runs, control, key)
+                row["p_holm"] = row["p"]
                 rows.append(row | {"verdict": judge(row)})
     return rows
+
+
+def percent(low, high=None, value=None, sign=""):
+    """'12.3 (10.1 to 14.5)' from fractions; with two values the interval alone."""
+    if low is None or high is None or math.isnan(low):
+        return "-" if value is None else f"{100 * value:{sign}.1f}"
+    ends = f"({100 * low:{sign}.1f} to {100 * high:{sign}.1f})"
+    return ends if value is None else f"{100 * value:{sign}.1f} {ends}"

@@ -7,11 +7,14 @@ of some runs by themselves, one colour a method, one line a seed:
 """
 
 import math
-from collections import defaultdict
 from itertools import cycle
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
 from maths_common import BadInput
+from maths_comparison import CURVES
 from maths_runs import read_log, read_record
 
 # Colours that stay apart for colour-blind readers: Okabe and Ito, https://jfly.uni-koeln.de/color/
@@ -22,14 +25,6 @@ LINES = [line for line in ("-", "--", ":", "-.") for _ in COLOURS]
 STYLE = {"svg.fonttype": "none", "text.parse_math": False, "font.size": 9, "legend.frameon": False, "savefig.dpi": 150}
 STYLE |= {"axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
 PLACE = ("model", "setting", "data_set")
-CURVE_TITLES = {
-    "reward": "reward",
-    "completions/mean_length": "length, tokens",
-    "entropy": "entropy",
-    "trust_region/approx_kl": "KL from the sampler",
-    "trust_region/active_ratio": "share of tokens acted on",
-    "trust_region/outside_ratio": "share of tokens outside 1±ε",
-}
 
 
 # ---- training curves of runs
@@ -43,18 +38,19 @@ def read_run(path):
     return str(record.get("method")), read_log(path / "metrics.jsonl")
 
 
-def smooth(values, width):
-    """Running mean over up to `width` values ending at each one."""
-    return [sum(values[max(0, i + 1 - width) : i + 1]) / min(i + 1, width) for i in range(len(values))]
-
-
 def draw_curve(axes, rows, key, colour, label):
     """A training metric: faint as it is, strong its running mean over a twentieth of the run; dots for validation."""
     points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
     if points:
         steps, values = zip(*points, strict=True)
         axes.plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
-        axes.plot(steps, smooth(values, max(1, len(values) // 20)), color=colour, linewidth=1.8, label=label)
+        axes.plot(
+            steps,
+            pd.Series(values).rolling(max(1, len(values) // 20), min_periods=1).mean(),
+            color=colour,
+            linewidth=1.8,
+            label=label,
+        )
     checks = [(row["step"], row[f"eval_{key}"]) for row in rows if row.get(f"eval_{key}") is not None]
     if checks and not key.startswith("trust_region/"):  # in validation nothing is updated: every ratio is 1
         axes.plot(*zip(*checks, strict=True), "o", color=colour, markeredgecolor="white", markersize=7)
@@ -66,13 +62,13 @@ def plot_training(paths, output):
 
     runs = [read_run(Path(path)) for path in paths]
     styles = make_styles({method for method, _ in runs})
-    shown = {key: CURVE_TITLES[key] for key in ("reward", "trust_region/approx_kl")}
+    shown = {key: CURVES[key] for key in ("reward", "trust_region/approx_kl")}
     shown = {"loss": "loss"} if set(styles) == {"sft"} else shown
-    rows = [{"title": title, "curve": (log, key, method)} for key, title in shown.items() for method, log in runs]
+    rows = pd.DataFrame({"key": key, "title": shown[key], "run": run} for key in shown for run in runs)
     with matplotlib.rc_context(STYLE):
-        panels = make_panels(rows, ("title",), 1, 1.8, 7)
+        panels = make_panels(rows, ["title"], 1, 1.8, 7)
         for axes, part in panels:
-            for log, key, method in (row["curve"] for row in part):
+            for (method, log), key in zip(part["run"], part["key"], strict=True):
                 draw_curve(axes, log, key, styles[method]["color"], method)
         save_figure(finish(panels, "optimiser step   (line: running mean, dots: validation)", ""), Path(output), "png")
 
@@ -97,11 +93,9 @@ def make_panels(rows, keys=PLACE, columns=3, height=2.6, width=3.6):
     """A figure with a panel for each value of `keys` in the rows, the first two on one line -> [(axes, its rows)]."""
     from matplotlib.figure import Figure
 
-    parts = defaultdict(list)
-    for row in rows:
-        parts[tuple(row[key] for key in keys)].append(row)
-    if not parts:
+    if not len(rows):
         return []
+    parts = dict(list(rows.groupby(list(keys), sort=False)))
     across = min(columns, len(parts))
     down = -(-len(parts) // across)
     figure = Figure(figsize=(width * across + 0.8, height * down + 0.9), layout="constrained")
@@ -136,7 +130,7 @@ def draw_figures(tables, output):
     """Draw every figure that the tables have something for, as PNG and SVG; returns [(name, caption, SVG text)]."""
     import matplotlib
 
-    styles, drawn = make_styles({row["method"] for table in tables.values() for row in table}), []
+    styles, drawn = make_styles({method for table in tables.values() for method in table.get("method", ())}), []
     for draw in (draw_temperature, draw_pass, draw_curves, draw_rates, draw_staleness, draw_groups, draw_stability):
         name, caption = draw.__name__.removeprefix("draw_"), " ".join(draw.__doc__.split())
         files = {kind: output / f"{name}.{kind}" for kind in ("png", "svg")}
@@ -154,39 +148,25 @@ def draw_figures(tables, output):
 
 def in_every_setting(rows):
     """Rows with those that have no setting, of a base model say, repeated in each setting of their model."""
-    known, repeated = dict.fromkeys((r["model"], r["setting"]) for r in rows if r["setting"]), []
-    for r in rows:
-        here = [s for model, s in known if model == r["model"] and r["setting"] in ("", s)]
-        repeated += [r | {"setting": s} for s in here or [""]]
-    return repeated
+    bare, others = rows[rows["setting"] == ""], rows[rows["setting"] != ""]
+    settings = others[["model", "setting"]].drop_duplicates()
+    return pd.concat([bare.drop(columns="setting").merge(settings, "left").fillna({"setting": ""}), others])
 
 
 def at_lowest(rows):
     """The rows that have a result, each data set at the lowest temperature it was evaluated at."""
-    lowest, rows = {}, [r for r in rows if r.get("data_set")]
-    for r in rows:
-        lowest[r["data_set"]] = min(r["temperature"], lowest.get(r["data_set"], math.inf))
-    return [r for r in rows if r["temperature"] == lowest[r["data_set"]]]
+    return rows[rows["temperature"] == rows.groupby("data_set")["temperature"].transform("min")]
 
 
 def mean_accuracy(rows, *keys):
-    """{values of the columns `keys`: mean accuracy in %, over seeds}, in the values' order."""
-    groups = defaultdict(list)
-    for r in rows:
-        groups[tuple(r[key] for key in keys)].append(100 * r["accuracy"])
-    return {place: sum(values) / len(values) for place, values in sorted(groups.items())}
+    """Mean accuracy in %, over seeds, by the columns `keys`."""
+    return 100 * rows.groupby(list(keys))["accuracy"].mean()
 
 
-def by_method(rows):
-    """[(label, its rows)], in the labels' order."""
-    return [(label, [r for r in rows if r["method"] == label]) for label in sorted({r["method"] for r in rows})]
-
-
-def error_bar(row):
-    """What an error bar reaches below and above an accuracy, in points: over seeds and problems where that is known."""
-    low, high = (row["low"], row["high"]) if row["low"] is not None else (row["low_problems"], row["high_problems"])
-    known = low is not None and high is not None
-    return (100 * max(0, row["accuracy"] - low), 100 * max(0, high - row["accuracy"])) if known else (0, 0)
+def error_bars(rows):
+    """What error bars reach below and above accuracies, in points: over seeds and problems where that is known."""
+    low, high = (rows[end].astype(float).fillna(rows[f"{end}_problems"].astype(float)) for end in ("low", "high"))
+    return 100 * np.nan_to_num(np.maximum(0, [rows["accuracy"] - low, high - rows["accuracy"]]))
 
 
 def set_ticks(axes, values):
@@ -200,30 +180,28 @@ def draw_temperature(tables, styles):
     than three seeds, over problems alone."""
     panels = make_panels(in_every_setting(tables["results"]))
     for axes, part in panels:
-        lines = by_method(part)
-        spread = 0.012 * (1 + max(r["temperature"] for r in part))
+        spread, lines = 0.012 * (1 + part["temperature"].max()), part.groupby("method")
         for i, (label, points) in enumerate(lines):
-            x = [r["temperature"] + spread * (i - (len(lines) - 1) / 2) for r in points]
-            y = [100 * r["accuracy"] for r in points]
-            bars = list(zip(*map(error_bar, points), strict=True))
-            axes.errorbar(x, y, yerr=bars, markersize=4, linewidth=1, capsize=2, label=label, **styles[label])
-            dots = [(place, 100 * v) for place, r in zip(x, points, strict=True) for v in r["per_seed"]]
-            axes.plot(*zip(*dots, strict=True), ".", color=styles[label]["color"], alpha=0.5)
-        set_ticks(axes, {r["temperature"] for r in part})
+            x, style = points["temperature"] + spread * (i - (len(lines) - 1) / 2), styles[label] | {"markersize": 4}
+            bars = {"yerr": error_bars(points), "linewidth": 1, "capsize": 2}
+            axes.errorbar(x, 100 * points["accuracy"], label=label, **bars, **style)
+            seeds = points.assign(x=x).explode("per_seed")
+            axes.plot(seeds["x"], 100 * seeds["per_seed"], ".", color=style["color"], alpha=0.5)
+        set_ticks(axes, part["temperature"])
     return finish(panels, "temperature", "accuracy, %")
 
 
 def draw_pass(tables, styles):
     """Pass@k (lines) and maj@k (dashed), means over seeds, at the highest temperature evaluated."""
-    rows = in_every_setting([r for r in tables["results"] if "pass@2" in r])
-    top = max((r["temperature"] for r in rows), default=0)
-    panels = make_panels([r for r in rows if r["temperature"] == top])
+    rows = in_every_setting(tables["results"]).dropna(subset=tables["results"].filter(["pass@2"]).columns)
+    top = rows["temperature"].max()
+    panels = make_panels(rows[rows["temperature"] == top] if "pass@2" in rows else rows[:0])
     for axes, part in panels:
-        for r in part:
-            for kind, line, label in (("pass@", "-", r["method"]), ("maj@", "--", None)):
-                points = sorted((int(k.removeprefix(kind)), 100 * v) for k, v in r.items() if k.startswith(kind))
-                style = styles[r["method"]] | {"linestyle": line, "markersize": 4, "label": label}
-                axes.plot(*zip(*points, strict=True), **style)
+        for method, points in part.groupby("method"):
+            for kind, line, label in (("pass@", "-", method), ("maj@", "--", None)):
+                shares = points.filter(like=kind).rename(columns=lambda name: int(name.partition("@")[2])).mean()
+                style = styles[method] | {"linestyle": line, "markersize": 4, "label": label}
+                axes.plot(100 * shares.dropna().sort_index(), **style)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
     return finish(panels, f"k, at temperature {top:g}", "share of problems, %")
@@ -231,93 +209,95 @@ def draw_pass(tables, styles):
 
 def draw_curves(tables, styles):
     """Training, at the learning rate that validation chose. Lines: means over seeds; bands: least to greatest seed."""
-    acted = {r["metric"] for r in tables["curves"]} & {"trust_region/active_ratio"}
-    hidden = {"trust_region/outside_ratio"} if acted else set()
-    rows = [r | {"title": CURVE_TITLES[r["metric"]]} for r in tables["curves"] if r["metric"] not in hidden]
-    across = len({r["metric"] for r in rows}) if len({(r["model"], r["setting"]) for r in rows}) > 1 else 3
-    panels = make_panels(rows, ("model", "setting", "title"), across, 2.2)
+    rows = tables["curves"]
+    if not len(rows):
+        return None
+    if "trust_region/active_ratio" in set(rows["metric"]):
+        rows = rows[rows["metric"] != "trust_region/outside_ratio"]
+    several = len(rows[["model", "setting"]].drop_duplicates()) > 1
+    titled = rows.assign(title=rows["metric"].map(CURVES))
+    panels = make_panels(titled, ("model", "setting", "title"), rows["metric"].nunique() if several else 3, 2.2)
     for axes, part in panels:
-        for label, points in by_method(part):
-            x, y, low, high = ([r[k] for r in points] for k in ("step", "mean", "low", "high"))
-            axes.plot(x, y, linewidth=1.4, label=label, **styles[label] | {"marker": ""})
-            axes.fill_between(x, low, high, color=styles[label]["color"], alpha=0.15, linewidth=0)
+        for label, points in part.groupby("method"):
+            axes.plot(points["step"], points["mean"], linewidth=1.4, label=label, **styles[label] | {"marker": ""})
+            band = {"color": styles[label]["color"], "alpha": 0.15, "linewidth": 0}
+            axes.fill_between(points["step"], points["low"], points["high"], **band)
     return finish(panels, "optimiser step", "")
 
 
 def draw_means(rows, key, styles, name, **scale):
     """Accuracy against a column of the runs' table: a line of means over seeds, a dot for each; None for one value."""
-    panels = make_panels(rows if len({r[key] for r in rows}) > 1 else [])
+    panels = make_panels(rows if rows[key].nunique() > 1 else rows[:0])
     for axes, part in panels:
         axes.set_xscale("log", **scale)
-        for label, points in by_method(part):
-            means = mean_accuracy(points, key)
-            axes.plot([x for (x,) in means], means.values(), markersize=4, label=label, **styles[label])
-            dots = [(r[key], 100 * r["accuracy"]) for r in points]
-            axes.plot(*zip(*dots, strict=True), ".", color=styles[label]["color"], alpha=0.4)
-        set_ticks(axes, {r[key] for r in part})
+        for label, points in part.groupby("method"):
+            axes.plot(mean_accuracy(points, key), markersize=4, label=label, **styles[label])
+            axes.plot(points[key], 100 * points["accuracy"], ".", color=styles[label]["color"], alpha=0.4)
+        set_ticks(axes, part[key])
     return finish(panels, name, "accuracy, %")
 
 
 def draw_rates(tables, styles):
     """Accuracy against learning rate, lowest temperature. Lines: means over seeds; dots: seeds. Validation, not this
     figure, chose the rates of the table."""
-    rows = [r for r in at_lowest(tables["runs"]) if r["learning_rate"]]
-    return draw_means(rows, "learning_rate", styles, "learning rate")
+    rows = at_lowest(tables["runs"])
+    return draw_means(rows[rows["learning_rate"] > 0], "learning_rate", styles, "learning rate")
 
 
 def with_updates(rows):
     """Rows at their lowest temperature that have a setting, with the updates that a generation is used for."""
-    return [r | {"updates": r["setting_key"][1]} for r in at_lowest(rows) if r["setting_key"]]
+    return at_lowest(rows).assign(updates=lambda rows: rows["setting_key"].str[1]).dropna(subset="updates")
 
 
 def draw_staleness(tables, styles):
     """Accuracy against staleness, the updates that a generation is used for, each method at the learning rate that
     validation chose there; lowest temperature."""
-    rows = [r | {"setting": ""} for r in with_updates(tables["runs"]) if r["chosen"]]
-    return draw_means(rows, "updates", styles, "updates a generation", base=2)
+    rows = with_updates(tables["runs"]).assign(setting="")
+    return draw_means(rows[rows["chosen"]], "updates", styles, "updates a generation", base=2)
 
 
-def draw_heat(axes, values, rows, columns, centred=False, top=100):
-    """A heat map of {(row, column): percent}, each cell with its number. top: where the colours end."""
-    table = [[values.get((r, c), math.nan) for c in columns] for r in rows]
-    limit = max([5, *(abs(v) for v in values.values() if not math.isnan(v))]) if centred else top
-    colours = ("RdBu", -limit, limit) if centred else ("cividis", 0, limit)
-    axes.imshow(table, cmap=colours[0], vmin=colours[1], vmax=colours[2], aspect="auto")
+def draw_heat(axes, values, limits, colours, number):
+    """A heat map of a table of percentages, each cell with its number. limits: where the colours end."""
+    axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
     axes.grid(False)
-    axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(rows)), rows)
-    for (row, column), v in values.items():
-        if not math.isnan(v):
-            dark = abs(v) > 0.6 * limit if centred else v < limit / 2
-            style = {"ha": "center", "va": "center", "fontsize": 7, "color": "white" if dark else "black"}
-            axes.text(columns.index(column), rows.index(row), f"{v:+.1f}" if centred else f"{v:.0f}", **style)
+    axes.set_xticks(range(values.shape[1]), values.columns, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(values.shape[0]), values.index)
+    for (row, column), value in np.ndenumerate(values):
+        if not math.isnan(value):
+            red, green, blue, _ = axes.images[0].to_rgba(value)
+            colour = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.5 else "white"
+            axes.text(column, row, number.format(value), ha="center", va="center", fontsize=7, color=colour)
 
 
 def draw_groups(tables, styles):
     """Accuracy in % by category and difficulty, and its difference from the baseline in points (blue is better);
     lowest temperature."""
-    shown = []
-    for r in at_lowest(tables["groups"]):
-        where = r | {"where": f"{r['data_set']} by {r['by']}"}
-        shown.append(where | {"what": "accuracy, %", "shown": 100 * r["accuracy"]})
-        shown.append(where | {"what": "difference, points", "shown": 100 * r["difference"]})
-    height = 1.4 + 0.22 * len({r["method"] for r in shown})
-    panels = make_panels(shown, ("model", "setting", "where", "what"), 2, height)
+    if not len(tables["groups"]):
+        return None
+    rows = at_lowest(tables["groups"])
+    rows = rows.assign(where=rows["data_set"] + " by " + rows["by"])
+    names = {"accuracy": "accuracy, %", "difference": "difference, points"}
+    shown = rows.rename(columns=names).melt(["model", "setting", "where", "method", "group"], names.values(), "what")
+    panels = make_panels(shown, ("model", "setting", "where", "what"), 2, 1.4 + 0.22 * shown["method"].nunique())
     for axes, part in panels:
-        values = {(r["method"], r["group"]): r["shown"] for r in part}
-        labels, groups = (sorted({key[i] for key in values}) for i in (0, 1))
-        draw_heat(axes, values, labels, groups, part[0]["what"].startswith("difference"))
+        values = 100 * part.pivot(index="method", columns="group", values="value").sort_index()
+        far = max(5, values.abs().max(axis=None))
+        if part["what"].iloc[0] == names["accuracy"]:
+            draw_heat(axes, values, (0, 100), "cividis", "{:.0f}")
+        else:
+            draw_heat(axes, values, (-far, far), "RdBu", "{:+.1f}")
     return finish(panels, "", "")
 
 
 def draw_stability(tables, styles):
     """Stability map: mean accuracy in % of a method by learning rate and updates a generation; lowest temperature."""
-    rows = [r for r in with_updates(tables["runs"]) if r["learning_rate"]]
-    rates, updates = (sorted({r[k] for r in rows}) for k in ("learning_rate", "updates"))
-    top = max((100 * r["accuracy"] for r in rows), default=0)
-    wide = min(len(rates), len(updates)) > 1
-    panels = make_panels(rows if wide else [], ("model", "data_set", "method"), 4, 2.3)
+    rows = with_updates(tables["runs"])
+    rows = rows[rows["learning_rate"] > 0]
+    wide = min(rows["learning_rate"].nunique(), rows["updates"].nunique()) > 1
+    panels = make_panels(rows if wide else rows[:0], ("model", "data_set", "method"), 4, 2.3)
+    axis = [sorted(rows[key].unique()) for key in ("updates", "learning_rate")]
     for axes, part in panels:
-        means = {(f"{u:g}", f"{rate:g}"): v for (u, rate), v in mean_accuracy(part, "updates", "learning_rate").items()}
-        draw_heat(axes, means, [f"{u:g}" for u in updates], [f"{r:g}" for r in rates], top=max(top, 1))
+        values = mean_accuracy(part, "updates", "learning_rate").unstack().reindex(axis[0]).reindex(columns=axis[1])
+        values = values.rename(index="{:g}".format, columns="{:g}".format)
+        draw_heat(axes, values, (0, 100 * rows["accuracy"].max()), "cividis", "{:.0f}")
     return finish(panels, "learning rate", "updates a generation")

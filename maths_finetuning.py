@@ -29,7 +29,6 @@ from pathlib import Path
 from apply_patches import require_patched_trl, trust_region_methods
 from maths_common import BadInput, get_cache_dir, go_offline, hash_value, make_parser, run_script, write_json
 from maths_datasets import build_prompt, find_dataset, load_training_split
-from maths_figures import plot_training
 from maths_hyperparameters import check_names, print_config, read_recipe, resolve
 from maths_models import check_weights, find_model, get_eos_token_ids, load_model, load_tokenizer
 from maths_rewards import REWARDS
@@ -335,6 +334,7 @@ def finish_training(args, trainer, path, record, rows, checkpoint, say):
     from transformers import PrinterCallback, ProgressCallback
 
     from maths_callbacks import Progress, Run, save_final
+    from maths_figures import plot_training
 
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)

@@ -32,7 +32,7 @@ def write_page(report, tables, figures, args, read):
 
     problems, notes = read_questions(report["keys"], args.cache_dir)
     index, chunks, note = make_browser(report, problems, read)
-    shown = {name: clean(tables[name]) for name in ("results", "controls", "runs")}
+    shown = {name: json.loads(tables[name].to_json(orient="records")) for name in ("results", "controls", "runs")}
     title = hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(PAGE), autoescape=True, trim_blocks=True)
     text = environment.get_template("index.html.j2").render(
@@ -46,20 +46,11 @@ def write_page(report, tables, figures, args, read):
         count=len(report["runs"]),
         models=", ".join(sorted({run.model for run in report["runs"]})),
         baseline=report["baseline"],
-        controls=bool(tables["controls"]),
+        controls=len(tables["controls"]) > 0,
         browser_note=note,
     )
     write_text(args.output / "index.html", text)
     print("\n".join(notes), end="\n" if notes else "")
-
-
-def clean(value):
-    """A table as JSON can have it: without the rows' owners, NaN as null."""
-    if isinstance(value, list | tuple):
-        return [clean(v) for v in value]
-    if isinstance(value, dict):
-        return {k: clean(v) for k, v in value.items() if k not in ("owner", "setting_key")}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def to_script(value):

@@ -26,13 +26,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from maths_common import BadInput, make_parser, read_json, run_script
-from maths_comparison import accuracy_of, group_methods, make_results, scaled_controls, show_setting
-from maths_figures import draw_figures
-from maths_page import write_page
+from maths_comparison import CURVES, accuracy_of, group_methods, make_results, percent, scaled_controls, show_setting
 from maths_rows import read_rows
 from maths_runs import read_log
 from maths_statistics import MIN_SEEDS, compare, summarise_accuracy
-from maths_tables import CURVES, make_tables, percent, write_files
 
 # What is kept of a training log, so that hundreds of long runs fit into memory.
 LOGGED = {"step", "eval_reward", "eval_loss", "trust_region/ratio_min", "trust_region/ratio_max", *CURVES}
@@ -79,7 +76,7 @@ def read_run(path, datasets):
     run.name, run.record, run.config = run.method, record, record.get("config") or {}
     run.state = str(record.get("status", "evaluated"))
     rows = read_log(home / "metrics.jsonl")
-    run.log = [{key: value for key, value in row.items() if key in LOGGED} for row in rows]
+    run.log = [{k: v for k, v in row.items() if k in LOGGED and isinstance(v, int | float)} for row in rows]
     if evaluation is None:
         run.state += ", not evaluated"
         return run
@@ -261,6 +258,10 @@ def make_report(runs, baseline=None):
 
 def write_report(report, args):
     """Everything under --output: files, figures, the page."""
+    from maths_figures import draw_figures  # these import pandas
+    from maths_page import write_page
+    from maths_tables import make_tables, write_files
+
     args.output.mkdir(parents=True, exist_ok=True)
     tables = make_tables(report)
     write_files(tables, report["rows"], args.output)

@@ -5,19 +5,16 @@ Used by maths_report.py (Probability Smoothing Policy Optimisation, arXiv 2509.2
     python -c "from maths_tables import to_markdown; print(to_markdown(['method', 'p'], [['pspo', '0.5']]))"
 """
 
-import csv
-import io
 import math
 import re
-from collections import defaultdict
+
+import numpy as np
+import pandas as pd
 
 from maths_common import write_text
-from maths_comparison import find_setting, label_runs, mean_metrics, show_setting, validation
+from maths_comparison import CURVES, find_setting, label_runs, mean_metrics, percent, show_setting, validation
 
-CURVES = (
-    *("reward", "completions/mean_length", "entropy", "trust_region/approx_kl"),
-    *("trust_region/active_ratio", "trust_region/outside_ratio"),
-)
+RATIOS = ["ratio_min", "ratio_max", "outside_ratio", "active_ratio", "approx_kl"]
 BINS = 40  # parts of a run that a curve shows
 STARRED = (
     "95 % intervals over seeds and problems; with an asterisk over problems alone, for want of seeds: they speak of "
@@ -28,23 +25,18 @@ STARRED = (
 # ---- tables: what the files and figures hold
 
 
-def mean_log(run, key):
-    """Mean of a training metric over all rows that have it, None without any."""
-    values = [row[key] for row in run.log if isinstance(row.get(key), int | float)]
-    return sum(values) / len(values) if values else None
-
-
 def describe_run(run, label, method):
     """The part of a row of runs.csv that is the same for all data sets. method: the Method it is part of, or None."""
-    low, high = ([row[k] for row in run.log if k in row] for k in ("trust_region/ratio_min", "trust_region/ratio_max"))
-    inert = all(abs(x - 1) < 1e-6 for x in low + high) if low + high else None  # the trust region had nothing to do
+    log = pd.DataFrame(run.log, columns=[f"trust_region/{name}" for name in RATIOS]).set_axis(RATIOS, axis=1)
+    furthest = (log[["ratio_min", "ratio_max"]] - 1).abs().max().max()
+    inert = None if math.isnan(furthest) else bool(furthest < 1e-6)  # the trust region had nothing to do
     seconds, setting = run.record.get("wall_seconds"), find_setting(run.config)
     return {
         **{"run": str(run.path), "model": run.model, "setting": show_setting(setting), "setting_key": setting},
         **{"method": label, "seed": run.seed, "learning_rate": run.config.get("learning_rate"), "state": run.state},
         **{"chosen": method is not None, "validation": validation(run), "inert": inert},
-        **{"ratio_min": min(low, default=None), "ratio_max": max(high, default=None)},
-        **{k: mean_log(run, f"trust_region/{k}") for k in ("outside_ratio", "active_ratio", "approx_kl")},
+        **log.mean(),
+        **{"ratio_min": log["ratio_min"].min(), "ratio_max": log["ratio_max"].max()},
         **{"hours": None if seconds is None else seconds / 3600, "device": run.record.get("device")},
     }
 
@@ -63,21 +55,16 @@ def make_runs_table(report):
 
 def make_curves_table(report):
     """Training metrics of each method over its seeds: mean, least and greatest, in at most BINS parts of a run."""
-    rows = []
+    tables = [pd.DataFrame()]
     for m in report["methods"]:
-        last = max((row["step"] for run in m.runs for row in run.log), default=0)
-        for key in CURVES:
-            bins = defaultdict(lambda: defaultdict(list))
-            for i, run in enumerate(m.runs):
-                for row in run.log:
-                    if isinstance(row.get(key), int | float):
-                        bins[math.ceil(row["step"] * BINS / max(last, BINS))][i].append(row[key])
-            for part, runs in sorted(bins.items()):
-                means = [sum(values) / len(values) for values in runs.values()]
-                row = {"model": m.model, "setting": show_setting(m.setting), "method": m.label, "metric": key}
-                row |= {"step": part * max(last, BINS) / BINS, "seeds": len(means), "mean": sum(means) / len(means)}
-                rows.append(row | {"low": min(means), "high": max(means)})
-    return rows
+        log = pd.concat(pd.DataFrame(run.log, columns=["step", *CURVES]).assign(run=i) for i, run in enumerate(m.runs))
+        last = max(log["step"].max(), BINS)
+        log["step"] = np.ceil(log["step"] * BINS / last) * last / BINS
+        values = log.melt(["run", "step"], var_name="metric").dropna().groupby(["metric", "step", "run"], sort=False)
+        parts = values["value"].mean().groupby(["metric", "step"], sort=False)
+        table = parts.agg(seeds="count", mean="mean", low="min", high="max").reset_index()
+        tables.append(table.assign(model=m.model, setting=show_setting(m.setting), method=m.label))
+    return pd.concat(tables)
 
 
 def make_groups_table(report):
@@ -100,14 +87,6 @@ def make_groups_table(report):
 # ---- files
 
 
-def percent(low, high=None, value=None, sign=""):
-    """'12.3 (10.1 to 14.5)' from fractions; with two values the interval alone."""
-    if low is None or high is None or math.isnan(low):
-        return "-" if value is None else f"{100 * value:{sign}.1f}"
-    ends = f"({100 * low:{sign}.1f} to {100 * high:{sign}.1f})"
-    return ends if value is None else f"{100 * value:{sign}.1f} {ends}"
-
-
 def show_interval(row, name, prefix="", sign=""):
     """A figure of a result with its interval over seeds and problems, or, with an asterisk, over problems alone."""
     over, star = ("", "") if row[f"{prefix}low"] is not None else ("_problems", " *")
@@ -115,31 +94,10 @@ def show_interval(row, name, prefix="", sign=""):
 
 
 def make_tables(report):
-    """What the files and figures show: {name: rows (dicts)}."""
-    return {
-        "results": report["rows"],
-        "controls": report["controls"],
-        "runs": make_runs_table(report),
-        "curves": make_curves_table(report),
-        "groups": make_groups_table(report),
-    }
-
-
-def show_value(value):
-    """A value as a CSV file has it: numbers with six digits, lists with spaces, nothing for what is not known."""
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.6g}"
-    return " ".join(map(show_value, value)) if isinstance(value, list) else "" if value is None else str(value)
-
-
-def write_csv(path, rows):
-    """Rows (dicts) as CSV with a header: every key that any row has."""
-    columns = [c for c in dict.fromkeys(key for row in rows for key in row) if c not in ("owner", "setting_key")]
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(columns)
-    lines.writerows([show_value(row.get(column)) for column in columns] for row in rows)
-    write_text(path, text.getvalue())
+    """What the files, the page and the figures show: {name: DataFrame}."""
+    rows = {"results": report["rows"], "controls": report["controls"], "runs": make_runs_table(report)}
+    rows |= {"curves": make_curves_table(report), "groups": make_groups_table(report)}
+    return {name: pd.DataFrame(table).drop(columns="owner", errors="ignore") for name, table in rows.items()}
 
 
 def table_cells(rows):
@@ -149,7 +107,11 @@ def table_cells(rows):
     lines = []
     for r in rows:
         line = [r["model"], r["setting"], r["data_set"], f"{r['temperature']:g}", r["method"], str(r["seeds"])]
-        line += [show_value(r["learning_rate"]), str(r["rates_tried"]), show_interval(r, "accuracy")]
+        line += [
+            "" if r["learning_rate"] is None else f"{r['learning_rate']:g}",
+            str(r["rates_tried"]),
+            show_interval(r, "accuracy"),
+        ]
         gap, p, limit = "", "", ""
         if r.get("difference") is not None:
             gap = show_interval(r, "difference", "difference_", "+")
@@ -165,23 +127,21 @@ def to_markdown(header, lines):
     return "".join(f"| {' | '.join(line)} |\n" for line in [header, ["---"] * len(header), *lines])
 
 
-def to_latex(header, lines):
-    """A LaTeX table for the booktabs package."""
-    special = {c: f"\\{c}" for c in "&%$#_{}"} | {"<": "$<$", ">": "$>$"}
-    special |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special = str.maketrans(special)
-    rows = [" & ".join(cell.translate(special) for cell in line) + r" \\" for line in [header, *lines]]
-    top, end = rf"\begin{{tabular}}{{{'l' * len(header)}}}", r"\end{tabular}"
-    return "\n".join([top, r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule", end, ""])
+def join_list(value):
+    """A list of numbers as a CSV file has it."""
+    return " ".join(f"{x:.6g}" for x in value) if isinstance(value, list) else value
 
 
 def write_files(tables, rows, output):
     """The CSV files, results.md and results.tex."""
     for name, table in tables.items():
-        if table:
-            write_csv(output / f"{name}.csv", table)
-        else:
-            (output / f"{name}.csv").unlink(missing_ok=True)  # of an earlier report
+        (output / f"{name}.csv").unlink(missing_ok=True)  # of an earlier report
+        if len(table):
+            shown = table.drop(columns="setting_key", errors="ignore").map(join_list)
+            write_text(output / f"{name}.csv", shown.to_csv(index=False, float_format="%.6g"))
     header, lines = table_cells(rows)
     write_text(output / "results.md", to_markdown(header, lines) + f"\n{STARRED}\n")
-    write_text(output / "results.tex", to_latex(header, lines) + f"% {STARRED}\n")
+    write_text(
+        output / "results.tex",
+        pd.DataFrame(lines, columns=header).to_latex(index=False, escape=True) + f"% {STARRED}\n",
+    )

@@ -575,7 +575,9 @@ def test_validation_is_marked_where_it_says_something(key, markers):
     assert sum(line.get_marker() == "o" for line in axes.lines) == markers
 
 
-def test_smoothing_is_a_running_mean():
-    values = list(np.random.default_rng(0).random(50))
-    expected = [np.mean(values[max(0, i - 6) : i + 1]) for i in range(50)]
-    assert maths_figures.smooth(values, 7) == pytest.approx(expected)
+def test_the_strong_line_is_a_running_mean_over_a_twentieth_of_the_run():
+    values, axes = np.random.default_rng(0).random(140), Figure().subplots()
+    maths_figures.draw_curve(axes, [{"step": i, "loss": v} for i, v in enumerate(values)], "loss", "C0", "a run")
+    faint, strong = (line.get_ydata() for line in axes.lines)
+    assert list(faint) == list(values)
+    assert strong == pytest.approx([np.mean(values[max(0, i - 6) : i + 1]) for i in range(140)])
