@@ -22,7 +22,6 @@ from maths_datasets import find_dataset, load_maths_dataset
 PAGE = ROOT / "page"
 MAX_COMPLETIONS = 200_000  # in the page; beyond, the first samples of each problem, then every n-th problem
 MAX_CHARACTERS = 200_000_000  # of them all
-CHUNK = 2000  # completions that are packed together, and unpacked when one of their problems is opened
 
 
 def write_page(report, tables, figures, args, read):
@@ -31,7 +30,7 @@ def write_page(report, tables, figures, args, read):
     from markupsafe import Markup
 
     problems, notes = read_questions(report["keys"], args.cache_dir)
-    index, chunks, note = make_browser(report, problems, read)
+    index, answers, note = make_browser(report, problems, read)
     shown = {name: json.loads(tables[name].to_json(orient="records")) for name in ("results", "controls", "runs")}
     title = hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(PAGE), autoescape=True, trim_blocks=True)
@@ -40,7 +39,7 @@ def write_page(report, tables, figures, args, read):
         js=Markup((PAGE / "page.js").read_text(encoding="utf-8")),
         data=Markup(to_script({**shown, "title": title})),
         index=pack(index),
-        chunks=[pack(chunk) for chunk in chunks],
+        answers={place: pack(methods) for place, methods in answers.items()},
         figures=[(name, caption, Markup(svg[svg.index("<svg") :])) for name, caption, svg in figures],
         notes=report["notes"] + notes,
         count=len(report["runs"]),
@@ -94,26 +93,29 @@ def choose_samples(methods, keys):
 
 
 def make_browser(report, questions, read):
-    """(index, chunks, what the reader should know) of the problems; read as in write_page."""
+    """(index, {"view-problem": {method's index: completions}}, what the reader should know); read as in write_page."""
     methods, keys = report["methods"], report["keys"]
     samples, step, limit = choose_samples(methods, keys)
     several = len({(m.model, m.setting) for m in methods}) > 1
     index = {"methods": [describe(m, several) for m in methods], "problems": {}, "views": []}
-    chunks = []
+    answers = defaultdict(dict)
     for name in sorted({name for name, _ in keys}):
         tables = [t for m in methods for run in m.runs for key, t in run.accuracy.items() if key[0] == name]
         ids, rows = sorted({i for table in tables for i in table}, key=natural), questions.get(name, {})
         columns = ("question", "gold", "category", "difficulty")
         index["problems"][name] = [{"id": i} | {c: rows.get(i, {}).get(c, "") for c in columns} for i in ids]
-        position = {i: p for p, i in enumerate(ids) if p % step == 0}
-        answers = read_answers(methods, name, position, samples, limit, read)
-        views = [make_view(methods, key, ids) for key in keys if key[0] == name]
-        index["views"] += views
-        chunks += make_chunks(answers, len(chunks), views)
+        temperatures = [t for known, t in keys if known == name]
+        shown = {p: i for p, i in enumerate(ids) if p % step == 0}
+        places = {(i, t): f"{v}-{p}" for v, t in enumerate(temperatures, len(index["views"])) for p, i in shown.items()}
+        index["views"] += [make_view(methods, (name, t), ids) for t in temperatures]
+        for place, method, answer in read_answers(methods, name, places, (samples, limit), read):
+            answers[place].setdefault(method, []).append(answer)
+    for completions in (each for place in answers.values() for each in place.values()):
+        completions.sort(key=lambda answer: (str(answer[0]), answer[1]))  # by seed and sample
     note = f"In this page: up to {samples} completions of a run for each problem"
     note += f", of one problem in {step}" if step > 1 else ""
-    note += f", each up to {limit:,} characters" if chunks and limit < 10_000 else ""
-    return index, chunks, note + ". The files of the evaluation hold them all."
+    note += f", each up to {limit:,} characters" if answers and limit < 10_000 else ""
+    return index, answers, note + ". The files of the evaluation hold them all."
 
 
 def natural(text):
@@ -135,37 +137,22 @@ def make_view(methods, key, ids):
     tables = [[run.accuracy[key] for run in methods[i].runs if key in run.accuracy] for i in having]
     problems = [p for p, i in enumerate(ids) if i in tables[0][0]] if tables else []  # the same in all
     accuracy = [[round(sum(t[ids[p]] for t in runs) / len(runs), 3) for runs in tables] for p in problems]
-    view = {"data_set": key[0], "temperature": key[1], "methods": having, "problems": problems, "chunks": {}}
-    return view | {"accuracy": accuracy}
+    place = {"data_set": key[0], "temperature": key[1]}
+    return {**place, "methods": having, "problems": problems, "accuracy": accuracy}
 
 
-def read_answers(methods, name, position, samples, limit, read):
-    """{(temperature, problem's position): {method's index: [a stored completion as a list]}} of one data set."""
-    answers = defaultdict(lambda: defaultdict(list))
+def read_answers(methods, name, places, limits, read):
+    """Yields (place, method's index, a stored completion as a list) of a data set, as far as `places` has it.
+
+    places: {(problem's id, temperature): where it is shown}. limits: samples of a run, characters of each.
+    """
+    samples, limit = limits
     having = [(i, run) for i, m in enumerate(methods) for run in m.runs if any(key[0] == name for key in run.accuracy)]
     for i, run in having:
         for row in read(run, name):
-            t, p, sample = row["temperature"], position.get(row["id"]), row.get("sample", 0)
-            if p is not None and (name, t) in run.accuracy and sample < samples:
+            place, sample = places.get((row["id"], row["temperature"])), row.get("sample", 0)
+            if place and (name, row["temperature"]) in run.accuracy and sample < samples:
                 text = str(row.get("completion", ""))
                 text = text if len(text) <= limit else text[:limit] + " […]"
                 answer = [run.seed, sample, text, int(row["correct"]), row.get("answer"), row.get("rule")]
-                answer += [int(row.get("finish_reason") == "length"), row.get("tokens")]
-                answers[t, p][i].append(answer)
-    return answers
-
-
-def make_chunks(answers, begin, views):
-    """Parts of about CHUNK completions, [{"temperature|problem": {method: completions}}]; views get where each lies."""
-    chunks, size = [], CHUNK
-    where = {view["temperature"]: view["chunks"] for view in views}
-    for (t, p), methods in sorted(answers.items(), key=lambda item: (item[0][1], item[0][0])):
-        if size >= CHUNK:
-            chunks.append({})
-            size = 0
-        for completions in methods.values():
-            completions.sort(key=lambda a: (str(a[0]), a[1]))
-            size += len(completions)
-        chunks[-1][f"{t:g}|{p}"] = methods
-        where[t][p] = begin + len(chunks) - 1
-    return chunks
+                yield place, i, [*answer, int(row.get("finish_reason") == "length"), row.get("tokens")]

@@ -160,7 +160,7 @@ async function unpack(text) {
 }
 
 const PAGE = 200; // problems listed at once
-const state = { index: null, found: [], shown: PAGE, current: null, ratings: new Map(), chunks: new Map() };
+const state = { index: null, found: [], shown: PAGE, current: null, ratings: new Map() };
 
 function viewNow() { // the methods and accuracies of the chosen data set and temperature
   const { views } = state.index;
@@ -225,13 +225,8 @@ function shuffle(list, random) {
 }
 
 async function readAnswers(view, p) { // {method index: [[run seed, sample, text, correct, answer, rule, cut off, tokens] ...]}
-  const chunk = view.chunks[p];
-  if (chunk === undefined) return {};
-  if (!state.chunks.has(chunk)) {
-    if (state.chunks.size > 20) state.chunks.clear();
-    state.chunks.set(chunk, await unpack(byId(`chunk-${chunk}`).textContent));
-  }
-  return state.chunks.get(chunk)[`${view.temperature}|${p}`] || {};
+  const part = byId(`answers-${state.index.views.indexOf(view)}-${p}`);
+  return part ? unpack(part.textContent) : {};
 }
 
 async function openProblem(at) {

@@ -527,8 +527,8 @@ def test_a_page_holds_no_more_completions_than_it_can_bear(tmp_path, monkeypatch
     def count(limit):
         monkeypatch.setattr(maths_page, "MAX_COMPLETIONS", limit)
         read = lambda run, name: maths_report.read_rows(stored[id(run)].path / f"evaluations/{name}.jsonl")  # noqa: E731
-        index, chunks, note = maths_page.make_browser(report, {}, read)
-        held = [a for chunk in chunks for methods in chunk.values() for answers in methods.values() for a in answers]
+        index, problems, note = maths_page.make_browser(report, {}, read)
+        held = [answer for methods in problems.values() for answers in methods.values() for answer in answers]
         return len(held), max(a[1] for a in held) + 1, len(index["views"][0]["problems"]), note
 
     assert count(10_000)[:3] == (2 * 2 * 40 * 4, 4, 40)
