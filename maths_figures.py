@@ -171,7 +171,7 @@ def error_bars(rows):
 
 def set_ticks(axes, values):
     """Ticks at the values that were tried, and no others."""
-    axes.set_xticks(sorted(values), [f"{value:g}" for value in sorted(values)])
+    axes.set_xticks(sorted(set(values)), [f"{value:g}" for value in sorted(set(values))])
     axes.set_xticks([], minor=True)
 
 
@@ -278,7 +278,8 @@ def draw_groups(tables, styles):
     rows = rows.assign(where=rows["data_set"] + " by " + rows["by"])
     names = {"accuracy": "accuracy, %", "difference": "difference, points"}
     shown = rows.rename(columns=names).melt(["model", "setting", "where", "method", "group"], names.values(), "what")
-    panels = make_panels(shown, ("model", "setting", "where", "what"), 2, 1.4 + 0.22 * shown["method"].nunique())
+    place = ["model", "setting", "where", "what"]
+    panels = make_panels(shown.sort_values(place), place, 2, 1.4 + 0.22 * shown["method"].nunique())
     for axes, part in panels:
         values = 100 * part.pivot(index="method", columns="group", values="value").sort_index()
         far = max(5, values.abs().max(axis=None))

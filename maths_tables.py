@@ -27,7 +27,8 @@ STARRED = (
 
 def describe_run(run, label, method):
     """The part of a row of runs.csv that is the same for all data sets. method: the Method it is part of, or None."""
-    log = pd.DataFrame(run.log, columns=[f"trust_region/{name}" for name in RATIOS]).set_axis(RATIOS, axis=1)
+    names = [f"trust_region/{name}" for name in RATIOS]
+    log = pd.DataFrame(run.log, columns=names, dtype=float).set_axis(RATIOS, axis=1)
     furthest = (log[["ratio_min", "ratio_max"]] - 1).abs().max().max()
     inert = None if math.isnan(furthest) else bool(furthest < 1e-6)  # the trust region had nothing to do
     seconds, setting = run.record.get("wall_seconds"), find_setting(run.config)
@@ -55,16 +56,17 @@ def make_runs_table(report):
 
 def make_curves_table(report):
     """Training metrics of each method over its seeds: mean, least and greatest, in at most BINS parts of a run."""
-    tables = [pd.DataFrame()]
+    tables = {}
     for m in report["methods"]:
-        log = pd.concat(pd.DataFrame(run.log, columns=["step", *CURVES]).assign(run=i) for i, run in enumerate(m.runs))
+        logs = [pd.DataFrame(run.log, columns=["step", *CURVES], dtype=float) for run in m.runs]
+        log = pd.concat(logs, keys=range(len(logs)), names=["run"]).reset_index("run")
         last = max(log["step"].max(), BINS)
         log["step"] = np.ceil(log["step"] * BINS / last) * last / BINS
         values = log.melt(["run", "step"], var_name="metric").dropna().groupby(["metric", "step", "run"], sort=False)
         parts = values["value"].mean().groupby(["metric", "step"], sort=False)
-        table = parts.agg(seeds="count", mean="mean", low="min", high="max").reset_index()
-        tables.append(table.assign(model=m.model, setting=show_setting(m.setting), method=m.label))
-    return pd.concat(tables)
+        place = m.model, show_setting(m.setting), m.label
+        tables[place] = parts.agg(seeds="count", mean="mean", low="min", high="max")
+    return pd.concat(tables, names=["model", "setting", "method"]).reset_index() if tables else []
 
 
 def make_groups_table(report):
