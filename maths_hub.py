@@ -4,8 +4,6 @@ For the experiments of Probability Smoothing Policy Optimisation (arXiv 2509.212
 """
 
 import contextlib
-import hashlib
-import os
 import sys
 import threading
 import time
@@ -54,23 +52,24 @@ def plain_errors(subject):
 
     again = "run the same command again: it continues where this one stopped"
     log_in = "accept its terms on the Hub and log in with `hf auth login`"
-    reasons = {  # the first that fits
-        errors.GatedRepoError: f"is gated: {log_in}; {again}",
-        errors.RevisionNotFoundError: "has no such revision on the Hub; --revision takes a commit, branch or tag",
-        errors.RepositoryNotFoundError: "is not on the Hub, or it is private and needs `hf auth login`",
-        errors.HFValidationError: "is not a valid Hub id (ORGANISATION/NAME)",
-    }
     try:
         yield
-    except tuple(reasons) as error:
-        reason = next(reason for kind, reason in reasons.items() if isinstance(error, kind))
-        raise BadInput(f"{subject} {reason}") from None
+        return
+    except errors.GatedRepoError:
+        reason = f"is gated: {log_in}; {again}"
+    except errors.RevisionNotFoundError:
+        reason = "has no such revision on the Hub; --revision takes a commit, branch or tag"
+    except errors.RepositoryNotFoundError:
+        reason = "is not on the Hub, or it is private and needs `hf auth login`"
+    except errors.HFValidationError:
+        reason = "is not a valid Hub id (ORGANISATION/NAME)"
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
-        reason = {401: log_in, 403: log_in, 429: "wait some minutes"}.get(status, "the Hub failed, or lacks a file")
-        raise BadInput(f"{subject}: HTTP {status}, {reason}; {again}") from None
+        way_out = {401: log_in, 403: log_in, 429: "wait some minutes"}.get(status, "the Hub failed, or lacks a file")
+        reason = f"cannot be fetched: HTTP {status}, {way_out}; {again}"
     except httpx2.HTTPError as error:
-        raise BadInput(f"{subject}: connection lost ({str(error) or type(error).__name__}); {again}") from None
+        reason = f"cannot be fetched: connection lost ({str(error) or type(error).__name__}); {again}"
+    raise BadInput(f"{subject} {reason}")
 
 
 def retry(function, *args, **kwargs):
@@ -102,47 +101,47 @@ def list_repository(hub_id, revision, kind):
     return info.sha, info.siblings or []
 
 
-def hash_blob(path):
-    """Git's blob id of a file, hex: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects, "Object Storage"."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.sha1(b"blob %d\0" % path.stat().st_size)).hexdigest()
-
-
 def is_whole(path, sibling):
     """True if a file is there and has the size and the hash that the Hub states: SHA-256 for LFS, else the blob id."""
+    from huggingface_hub.utils.sha import git_hash
+
     if not path.is_file() or path.stat().st_size != sibling.size:
         return False
-    return hash_file(path) == sibling.lfs.sha256 if sibling.lfs else hash_blob(path) == sibling.blob_id
+    return hash_file(path) == sibling.lfs.sha256 if sibling.lfs else git_hash(path.read_bytes()) == sibling.blob_id
 
 
-def part_of(path, sibling):
-    """Where a file grows while it is fetched; named after its content, so that two revisions never mix."""
-    return path.with_name(f"{path.name}.{sibling.blob_id[:12]}.part")
+def fetch_files(item, files):
+    """Fetch what is not whole of {path: sibling}; item: its "hub_id", "kind" and "revision", a commit.
+
+    A file that is there is continued. Raises BadInput if one is then not what the Hub states.
+    """
+    from huggingface_hub import hf_hub_url
+
+    where = {"repo_type": item["kind"], "revision": item["revision"]}
+    for path, sibling in files.items():
+        if is_whole(path, sibling):
+            continue
+        if path.is_file() and path.stat().st_size >= sibling.size:  # damaged
+            path.unlink()
+        url = hf_hub_url(item["hub_id"], sibling.rfilename, **where)
+        retry(fetch_rest, url, path, sibling.size)
+        if not is_whole(path, sibling):
+            trouble = f"{path.stat().st_size} bytes came, not {sibling.size}"
+            if path.stat().st_size >= sibling.size:  # else the next run continues it
+                path.unlink()
+                trouble = "what came has not the hash that the Hub states and was thrown away"
+            raise BadInput(f"{url}: {trouble}; run the command again")
 
 
-def fetch_file(url, path, sibling):
-    """Fetch one file to `path`, continuing a part that is there; raises BadInput if it is not what the Hub states.
+def fetch_rest(url, path, size):
+    """Append to the file at `path` what it lacks of the `size` bytes at url.
 
     Why not snapshot_download: huggingface_hub 2.4 deletes a half-fetched file when the process ends, so a dropped
     session would start a 4 GB file again. http_get is what it uses underneath.
     """
-    part = part_of(path, sibling)
-    retry(fetch_rest, url, part, sibling.size, path.name)
-    if not is_whole(part, sibling):
-        came = part.stat().st_size
-        trouble = f"{came} bytes came, not {sibling.size}"
-        if came >= sibling.size:  # else the next run continues it
-            part.unlink()
-            trouble = "what came has not the hash that the Hub states and was thrown away"
-        raise BadInput(f"{url}: {trouble}; run the command again")
-    os.replace(part, path)
-
-
-def fetch_rest(url, part, size, label):
-    """Append to the file `part` what it lacks of the `size` bytes at url; `label` stands beside the progress bar."""
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
-    with open(part, "ab") as file:
+    with open(path, "ab") as file:
         if file.tell() < size:
-            http_get(url, file, resume_size=file.tell(), headers=build_hf_headers(), displayed_filename=label)
+            http_get(url, file, resume_size=file.tell(), headers=build_hf_headers(), displayed_filename=path.name)

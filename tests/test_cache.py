@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -382,7 +383,7 @@ def wait_for(condition, seconds=30):
 
 
 def part_size(tmp_path):
-    return sum(path.stat().st_size for path in (tmp_path / "cache").glob(".partial/*/*.part"))
+    return sum(path.stat().st_size for path in (tmp_path / "cache").glob(".partial/*/model.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -961,9 +962,13 @@ def test_broken_files_at_hand_are_named(tmp_path, file, content):
 def test_hashes_are_git_and_sha256_s(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(random.Random(4).randbytes(3 * MEGABYTE + 1))
-    git = subprocess.run(["git", "hash-object", path], capture_output=True, text=True)
-    sha256 = subprocess.run(["sha256sum", path], capture_output=True, text=True)
-    assert (hash_file(path), maths_hub.hash_blob(path)) == (sha256.stdout.split()[0], git.stdout.strip())
+    git = subprocess.run(["git", "hash-object", path], capture_output=True, text=True).stdout.strip()
+    sha256 = subprocess.run(["sha256sum", path], capture_output=True, text=True).stdout.split()[0]
+    assert hash_file(path) == sha256
+    for blob_id, lfs in (git, None), ("", SimpleNamespace(sha256=sha256)):
+        sibling = SimpleNamespace(size=3 * MEGABYTE + 1, blob_id=blob_id, lfs=lfs)
+        assert maths_hub.is_whole(path, sibling)
+    assert not maths_hub.is_whole(path, SimpleNamespace(size=3 * MEGABYTE + 1, blob_id=sha256, lfs=None))
 
 
 @pytest.mark.parametrize(
