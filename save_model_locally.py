@@ -73,20 +73,15 @@ def bytes_in(path):
     return sum((path / file).stat().st_size for file in find_files(path))
 
 
-def total_size(item):
-    """Bytes of an item by its manifest."""
-    return sum(file["size"] for file in item["files"].values())
-
-
 def find_faults(cache_dir, name, item):
-    """{file: what is wrong} for each missing or changed file of a cached item; {} if every byte is as fetched."""
-    faults = {}
+    """["ITEM/FILE: what is wrong"] for files of a cached item that are missing or changed; [] if none is."""
+    faults = []
     for file, stated in item["files"].items():
         path = cache_dir / name / file
         if not path.is_file():
-            faults[file] = "missing"
+            faults.append(f"{name}/{file}: missing")
         elif path.stat().st_size != stated["size"] or hash_file(path) != stated["sha256"]:
-            faults[file] = "changed since it was fetched"
+            faults.append(f"{name}/{file}: changed since it was fetched")
     return faults
 
 
@@ -100,11 +95,10 @@ def verify_cache(cache_dir, names):
         raise BadInput(f"{cache_dir} holds nothing to verify; fill it with: python save_model_locally.py")
     faults = [f"{name}: not in the cache" for name in names if name not in items]
     for name in [name for name in names or items if name in items]:
-        print(f"checking {name} ({size_text(total_size(items[name]))})", flush=True)
-        known = items[name]["files"]
-        strangers = {file: f"not in {MANIFEST}" for file in find_files(cache_dir / name) if file not in known}
-        wrong = find_faults(cache_dir, name, items[name]) | strangers
-        faults += [f"{name}/{file}: {what}" for file, what in wrong.items()]
+        print(f"checking {name} ({size_text(bytes_in(cache_dir / name))})", flush=True)
+        faults += find_faults(cache_dir, name, items[name])
+        strangers = [file for file in find_files(cache_dir / name) if file not in items[name]["files"]]
+        faults += [f"{name}/{file}: not in {MANIFEST}" for file in strangers]
     print("\n".join(faults) if faults else f"all {len(names or items)} items are as they were fetched")
     return 1 if faults else 0
 
@@ -115,7 +109,7 @@ def list_cache(cache_dir):
     for name, item in read_manifest(cache_dir).items():
         missing = [file for file in item["files"] if not (cache_dir / name / file).is_file()]
         note = f"  INCOMPLETE: {len(missing)} files missing" if missing else ""
-        size, revision = size_text(total_size(item)), item["revision"] or "-"
+        size, revision = size_text(bytes_in(cache_dir / name)), item["revision"] or "-"
         print(f"{name:<16} {item['kind']:<8} {size:>9}  {revision:<40}  {item['source']}{note}")
     for path in sorted((cache_dir / PARTIAL).glob("*")):
         print(f"{path.name}: incomplete, {size_text(bytes_in(path))} so far; the same command continues it")
@@ -155,16 +149,11 @@ def choose_model_files(hub_id, siblings):
     """The siblings to fetch of a model repository; raises BadInput if it has no safetensors."""
     top = [s for s in siblings if "/" not in s.rfilename]
     chosen = [s for s in top if any(fnmatch(s.rfilename, pattern) for pattern in MODEL_FILES)]
-    if not any(map(is_weights, chosen)):
+    if not any(s.rfilename.endswith(".safetensors") for s in chosen):
         pickles = ", ".join(s.rfilename for s in siblings if s.rfilename.endswith(PICKLES))
         has = f"only {pickles}, which can run code when loaded" if pickles else "no weights at all"
         raise BadInput(f"{hub_id} has no safetensors weights: {has}; choose a revision or a model that has them")
     return chosen
-
-
-def is_weights(sibling):
-    """True for a file of weights."""
-    return sibling.rfilename.endswith(".safetensors")
 
 
 def check_model(job):
@@ -181,7 +170,7 @@ def check_model(job):
 
 def fetch_model(cache_dir, job):
     """Fetch a planned model and put it into the cache."""
-    fetch_files(job.item, {path: sibling for path, sibling in job.files.items() if not is_weights(sibling)})
+    fetch_files(job.item, {path: s for path, s in job.files.items() if path.suffix != ".safetensors"})
     check_model(job)  # before gigabytes are fetched
     fetch_files(job.item, job.files)
     publish(cache_dir, job.name, job.item, job.work)
@@ -342,9 +331,9 @@ def plan_items(cache_dir, items):
     jobs = []
     for name, kind, hub_id, revision in items:
         known = check_place(cache_dir, name, hub_id)
-        faults = find_faults(cache_dir, name, known) if known else {}
-        for file, what in faults.items():
-            print(f"{name}/{file}: {what}", file=sys.stderr)
+        faults = find_faults(cache_dir, name, known) if known else []
+        for fault in faults:
+            print(fault, file=sys.stderr)
         if known and not faults and (kind == "dataset" or revision in (None, known["revision"])):
             for left in ("replaced", str(known["revision"])[:12]):  # by a run that was killed right after it published
                 shutil.rmtree(cache_dir / PARTIAL / f"{name}-{left}", ignore_errors=True)
