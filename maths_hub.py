@@ -3,58 +3,51 @@
 For the experiments of Probability Smoothing Policy Optimisation (arXiv 2509.21282); nothing else touches the network.
 """
 
-import contextlib
 import sys
 import threading
 import time
 
 from maths_common import BadInput, hash_file
 
-REACH_SECONDS = 10  # no answer by then means no network; the promise is 15 s including start-up
-REQUEST_SECONDS = 10
+ANSWER_SECONDS = 10  # no answer by then means no network; the promise is 15 s including start-up
 RETRY_STATUS = (408, 429, 500, 502, 503, 504)
 RETRY_WAITS = (1, 2, 4, 8)  # seconds, unless the Hub's Retry-After says more
 
 
 def check_reachable():
-    """Raise BadInput within REACH_SECONDS unless the Hub answers at all."""
-    from huggingface_hub import constants
+    """Raise BadInput within ANSWER_SECONDS unless the Hub answers at all, with whatever status."""
+    import httpx2  # the HTTP client of huggingface_hub
+    from huggingface_hub import constants, get_session
 
     if constants.is_offline_mode():
         raise BadInput("HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; unset it where there is internet")
-    trouble = [f"no answer in {REACH_SECONDS} s"]
+    trouble = [f"no answer in {ANSWER_SECONDS} s"]
+
+    def ask():
+        try:
+            get_session().head(constants.ENDPOINT, timeout=ANSWER_SECONDS)
+            trouble.append("")
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            trouble.append(str(error) or type(error).__name__)
+
     # A thread of its own, because name lookup and hosts with several addresses outlast a socket timeout.
-    thread = threading.Thread(target=lambda: trouble.append(ask_hub(constants.ENDPOINT)), daemon=True)
+    thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(REACH_SECONDS)
+    thread.join(ANSWER_SECONDS)
     if trouble[-1]:
         way_out = "run this on a machine with internet (a login node), check proxy settings, or use --from_files"
         raise BadInput(f"no network: {constants.ENDPOINT} cannot be reached ({trouble[-1]}); {way_out}")
 
 
-def ask_hub(endpoint):
-    """What keeps an address from answering, "" if it answers (with whatever status)."""
-    import httpx2  # the HTTP client of huggingface_hub
-    from huggingface_hub.utils import get_session
-
-    try:
-        get_session().head(endpoint, timeout=REQUEST_SECONDS)
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        return str(error) or type(error).__name__
-    return ""
-
-
-@contextlib.contextmanager
-def plain_errors(subject):
-    """Turn what the Hub's client raises into a BadInput about `subject` (an item's Hub id)."""
+def call_client(hub_id, function, *args, **kwargs):
+    """Call a function of the Hub's client about a repository, see `retry`; what it raises becomes a BadInput."""
     import httpx2
     from huggingface_hub import errors
 
     again = "run the same command again: it continues where this one stopped"
     log_in = "accept its terms on the Hub and log in with `hf auth login`"
     try:
-        yield
-        return
+        return retry(function, *args, **kwargs)
     except errors.GatedRepoError:
         reason = f"is gated: {log_in}; {again}"
     except errors.RevisionNotFoundError:
@@ -69,7 +62,7 @@ def plain_errors(subject):
         reason = f"cannot be fetched: HTTP {status}, {way_out}; {again}"
     except httpx2.HTTPError as error:
         reason = f"cannot be fetched: connection lost ({str(error) or type(error).__name__}); {again}"
-    raise BadInput(f"{subject} {reason}")
+    raise BadInput(f"{hub_id} {reason}")
 
 
 def retry(function, *args, **kwargs):
@@ -97,7 +90,7 @@ def list_repository(hub_id, revision, kind):
     from huggingface_hub import HfApi
 
     where = {"revision": revision, "repo_type": kind}
-    info = retry(HfApi().repo_info, hub_id, **where, files_metadata=True, timeout=REQUEST_SECONDS)
+    info = call_client(hub_id, HfApi().repo_info, hub_id, **where, files_metadata=True, timeout=ANSWER_SECONDS)
     return info.sha, info.siblings or []
 
 
@@ -117,14 +110,13 @@ def fetch_files(item, files):
     """
     from huggingface_hub import hf_hub_url
 
-    where = {"repo_type": item["kind"], "revision": item["revision"]}
     for path, sibling in files.items():
         if is_whole(path, sibling):
             continue
         if path.is_file() and path.stat().st_size >= sibling.size:  # damaged
             path.unlink()
-        url = hf_hub_url(item["hub_id"], sibling.rfilename, **where)
-        retry(fetch_rest, url, path, sibling.size)
+        url = hf_hub_url(item["hub_id"], sibling.rfilename, repo_type=item["kind"], revision=item["revision"])
+        call_client(item["hub_id"], fetch_rest, url, path, sibling.size)
         if not is_whole(path, sibling):
             trouble = f"{path.stat().st_size} bytes came, not {sibling.size}"
             if path.stat().st_size >= sibling.size:  # else the next run continues it

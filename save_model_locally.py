@@ -44,7 +44,7 @@ from maths_common import (
     write_json,
 )
 from maths_datasets import DATASETS, DEFAULT_DATASETS, map_row
-from maths_hub import check_reachable, fetch_files, is_whole, list_repository, plain_errors
+from maths_hub import check_reachable, fetch_files, is_whole, list_repository
 from maths_models import MODELS
 
 ON_THE_HUB = [name for name, data in DATASETS.items() if data.hub_id]
@@ -331,19 +331,17 @@ def plan_items(cache_dir, items):
     jobs = []
     for name, kind, hub_id, revision in items:
         known = check_place(cache_dir, name, hub_id)
-        faults = find_faults(cache_dir, name, known) if known else []
+        held, faults = (known["revision"], find_faults(cache_dir, name, known)) if known else (None, [])
         for fault in faults:
             print(fault, file=sys.stderr)
-        if known and not faults and (kind == "dataset" or revision in (None, known["revision"])):
-            for left in ("replaced", str(known["revision"])[:12]):  # by a run that was killed right after it published
+        if known and not faults and (kind == "dataset" or revision in (None, held)):
+            for left in ("replaced", str(held)[:12]):  # by a run that was killed right after it published
                 shutil.rmtree(cache_dir / PARTIAL / f"{name}-{left}", ignore_errors=True)
             continue
-        revision = revision or (known or {}).get("revision")  # a repair brings back what was there
         if not jobs:
             check_reachable()
-        with plain_errors(hub_id):
-            commit, siblings = list_repository(hub_id, revision, kind)
-        if faults or not known or known["revision"] != commit:  # a branch may be at the commit that is here
+        commit, siblings = list_repository(hub_id, revision or held, kind)  # a repair brings back what was there
+        if faults or commit != held:  # a branch may be at the commit that is here
             chosen = choose_model_files(hub_id, siblings) if kind == "model" else choose_dataset_files(name, siblings)
             item = {"kind": kind, "hub_id": hub_id, "revision": commit, "source": f"{hub_id} on the Hub"}
             work = cache_dir / PARTIAL / f"{name}-{commit[:12]}"
@@ -379,8 +377,7 @@ def fetch_items(cache_dir, items):
         short = f"{cache_dir} is {size_text(needed + HEADROOM - free)} too small"
         raise BadInput(f"{short}; free some, use --cache_dir elsewhere, or name fewer --models")
     for job in jobs:
-        with plain_errors(job.item["hub_id"]):
-            (fetch_model if job.item["kind"] == "model" else fetch_dataset)(cache_dir, job)
+        (fetch_model if job.item["kind"] == "model" else fetch_dataset)(cache_dir, job)
         print(f"{job.name} is complete", flush=True)
 
 

@@ -266,6 +266,17 @@ def test_default_set_downloads_verifies_and_loads_offline(hub, save, rows, rando
     assert hub.requests.count(("HEAD", "/", None)) == 1
 
 
+def test_a_damaged_file_that_an_interrupted_run_has_left_is_fetched_again(hub, save, tmp_path):
+    commit = hub.repositories["models/maker/tiny"].commit
+    left = tmp_path / "cache" / ".partial" / f"tiny-{commit[:12]}"
+    left.mkdir(parents=True)
+    for file, content in ("model.safetensors", b"tinY"), ("tokenizer.json", b"{"):
+        (left / file).write_bytes(content)
+    result = save("--models", "maker/tiny")
+    assert result.returncode == 0, result.stderr
+    assert state(tmp_path) == {"tiny": []} and hub.sent["tokenizer.json"] == 1
+
+
 def test_second_run_fetches_nothing_and_asks_nobody(hub, save, filled, tmp_path):
     assert save("--models", "maker/tiny", "--datasets", *cache.DEFAULT_DATASETS).returncode == 0
     assert hub.requests == []
