@@ -314,22 +314,24 @@ class Job(NamedTuple):
 
 
 def choose_items(models, datasets, revisions):
-    """[(name, kind, hub_id, revision or None)] for the command's arguments; raises BadInput for an unknown name."""
-    chosen = []
+    """{name: (kind, hub_id, revision or None)} for the command's arguments; raises BadInput for an unknown name."""
+    if strangers := sorted(revisions.keys() - models):
+        raise BadInput(f"--revision {strangers[0]}: not among the models to fetch ({', '.join(models)})")
+    items = {}
     for model in models:
         name, hub_id = model.rpartition("/")[2], MODELS.get(model, model)
         if "/" not in hub_id or name in DATASETS:
             raise BadInput(f"unknown model {model}: choose from {', '.join(MODELS)}, or ORGANISATION/NAME on the Hub")
-        chosen.append((name, "model", hub_id, revisions.pop(model, None)))
-    if revisions:
-        raise BadInput(f"--revision {next(iter(revisions))}: not among the models to fetch ({', '.join(models)})")
-    return chosen + [(name, "dataset", DATASETS[name].hub_id, DATASETS[name].revision) for name in datasets]
+        item = ("model", hub_id, revisions.get(model))
+        if items.setdefault(name, item) != item:
+            raise BadInput(f"--models names two {name}, a cache holds one; use another --cache_dir for {model}")
+    return items | {name: ("dataset", DATASETS[name].hub_id, DATASETS[name].revision) for name in datasets}
 
 
 def plan_items(cache_dir, items):
     """[Job] for what the cache lacks of `items` (see choose_items), or holds damaged; no item is touched yet."""
     jobs = []
-    for name, kind, hub_id, revision in items:
+    for name, (kind, hub_id, revision) in items.items():
         known = check_place(cache_dir, name, hub_id)
         held, faults = (known["revision"], find_faults(cache_dir, name, known)) if known else (None, [])
         for fault in faults:

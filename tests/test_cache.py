@@ -266,6 +266,13 @@ def test_default_set_downloads_verifies_and_loads_offline(hub, save, rows, rando
     assert hub.requests.count(("HEAD", "/", None)) == 1
 
 
+def test_an_item_named_twice_is_fetched_once(hub, save, tmp_path):
+    models = ["Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B", "Qwen2.5-0.5B"]
+    result = save("--models", *models, "--datasets", "SVAMP", "SVAMP")
+    assert result.returncode == 0, result.stderr
+    assert state(tmp_path) == {"Qwen2.5-0.5B": [], "SVAMP": []} and result.stdout.count("is complete") == 2
+
+
 def test_a_damaged_file_that_an_interrupted_run_has_left_is_fetched_again(hub, save, tmp_path):
     commit = hub.repositories["models/maker/tiny"].commit
     left = tmp_path / "cache" / ".partial" / f"tiny-{commit[:12]}"
@@ -478,6 +485,7 @@ def test_unknown_repository_and_names(hub, save):
     assert_refused(save("--models", "Qwen9"), "Qwen9", "Qwen2.5-0.5B", "Qwen2.5-3B")
     assert_refused(save("--models", "a/b/c"), "a/b/c")
     assert_refused(save("--models", "some/gsm8k"), "some/gsm8k")
+    assert_refused(save("--models", "maker/tiny", "else/tiny"), "two tiny", "--cache_dir for else/tiny")
     assert_refused(save("--datasets", "gsm9k"), "gsm9k", "MATH-500", "SVAMP")
 
 
