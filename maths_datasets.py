@@ -227,7 +227,7 @@ def read_cached_rows(name, split, cache_dir):
 
     try:
         saved = load_from_disk(str(path))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"cannot read {path} ({error}); delete it, then run: {command}") from None
     if isinstance(saved, DatasetDict):
         if split not in saved:
