@@ -202,19 +202,18 @@ def load_maths_dataset(name, split, cache_dir):
     Raises BadInput for an unknown name or split, an item that is not cached (with the command that fetches it), changed
     columns, or a gold answer that cannot be parsed.
     """
-    if find_dataset(name)[1] is FILE:
-        rows = read_json_lines(Path(name))
-    elif DATASETS[name].hub_id is None:
-        rows = read_json_lines(DEMO_DIR / "data" / f"{split}.jsonl")
-    else:
+    data = find_dataset(name)[1]
+    if data.hub_id:
         rows = read_cached_rows(name, split, cache_dir)
+    else:
+        rows = read_json_lines(Path(name) if data is FILE else DEMO_DIR / "data" / f"{split}.jsonl")
     mapped = [map_row(name, split, index, row) for index, row in enumerate(rows)]
     if not mapped:
         raise BadInput(f"{name} {split} has no rows")
 
     from datasets import Dataset  # slow to import: the checks above come first
 
-    return Dataset.from_dict({column: [row[column] for row in mapped] for column in COLUMNS})
+    return Dataset.from_list(mapped)
 
 
 def read_cached_rows(name, split, cache_dir):
@@ -228,7 +227,7 @@ def read_cached_rows(name, split, cache_dir):
 
     try:
         saved = load_from_disk(str(path))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"cannot read {path} ({error}); delete it, then run: {command}") from None
     if isinstance(saved, DatasetDict):
         if split not in saved:

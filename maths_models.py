@@ -21,9 +21,7 @@ MODELS = {  # names in the cache and where they come from on the Hub
     "Qwen2.5-3B": "Qwen/Qwen2.5-3B",
 }
 # What decides a completion.
-DECIDING_FILES = (
-    "*.safetensors *config.json tokenizer.json special_tokens_map.json vocab.json merges.txt *.jinja".split()
-)
+DECIDING_FILES = "*.safetensors *config.json tokenizer.json special_tokens_map.json vocab.json merges.txt *.jinja"
 
 
 # ---- finding
@@ -83,7 +81,7 @@ def find_model_dirs(name_or_path, cache_dir):
 
 def hash_model(directory):
     """SHA-256 of what decides a model's completions: weights, configuration, tokenizer."""
-    files = sorted({path for pattern in DECIDING_FILES for path in directory.glob(pattern)})
+    files = sorted({path for pattern in DECIDING_FILES.split() for path in directory.glob(pattern)})
     return hashlib.sha256("".join(f"{p.name}\0{hash_file(p)}\n" for p in files).encode()).hexdigest()
 
 

@@ -23,6 +23,7 @@ import os
 import re
 import shutil
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +44,7 @@ from maths_common import (
     write_json,
 )
 from maths_datasets import DATASETS, DEFAULT_DATASETS, map_row
-from maths_hub import check_reachable, fetch_file, is_whole, list_repository, part_of, plain_errors
+from maths_hub import check_reachable, fetch_files, is_whole, list_repository
 from maths_models import MODELS
 
 ON_THE_HUB = [name for name, data in DATASETS.items() if data.hub_id]
@@ -67,20 +68,20 @@ def find_files(path):
     return sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
 
 
-def total_size(item):
-    """Bytes of an item by its manifest."""
-    return sum(file["size"] for file in item["files"].values())
+def bytes_in(path):
+    """Bytes of all files below a directory."""
+    return sum((path / file).stat().st_size for file in find_files(path))
 
 
 def find_faults(cache_dir, name, item):
-    """{file: what is wrong} for each missing or changed file of a cached item; {} if every byte is as fetched."""
-    faults = {}
+    """["ITEM/FILE: what is wrong"] for files of a cached item that are missing or changed; [] if none is."""
+    faults = []
     for file, stated in item["files"].items():
         path = cache_dir / name / file
         if not path.is_file():
-            faults[file] = "missing"
+            faults.append(f"{name}/{file}: missing")
         elif path.stat().st_size != stated["size"] or hash_file(path) != stated["sha256"]:
-            faults[file] = "changed since it was fetched"
+            faults.append(f"{name}/{file}: changed since it was fetched")
     return faults
 
 
@@ -94,11 +95,10 @@ def verify_cache(cache_dir, names):
         raise BadInput(f"{cache_dir} holds nothing to verify; fill it with: python save_model_locally.py")
     faults = [f"{name}: not in the cache" for name in names if name not in items]
     for name in [name for name in names or items if name in items]:
-        print(f"checking {name} ({size_text(total_size(items[name]))})", flush=True)
-        known = items[name]["files"]
-        strangers = {file: f"not in {MANIFEST}" for file in find_files(cache_dir / name) if file not in known}
-        wrong = find_faults(cache_dir, name, items[name]) | strangers
-        faults += [f"{name}/{file}: {what}" for file, what in wrong.items()]
+        print(f"checking {name} ({size_text(bytes_in(cache_dir / name))})", flush=True)
+        faults += find_faults(cache_dir, name, items[name])
+        strangers = [file for file in find_files(cache_dir / name) if file not in items[name]["files"]]
+        faults += [f"{name}/{file}: not in {MANIFEST}" for file in strangers]
     print("\n".join(faults) if faults else f"all {len(names or items)} items are as they were fetched")
     return 1 if faults else 0
 
@@ -109,11 +109,10 @@ def list_cache(cache_dir):
     for name, item in read_manifest(cache_dir).items():
         missing = [file for file in item["files"] if not (cache_dir / name / file).is_file()]
         note = f"  INCOMPLETE: {len(missing)} files missing" if missing else ""
-        size, revision = size_text(total_size(item)), item["revision"] or "-"
+        size, revision = size_text(bytes_in(cache_dir / name)), item["revision"] or "-"
         print(f"{name:<16} {item['kind']:<8} {size:>9}  {revision:<40}  {item['source']}{note}")
     for path in sorted((cache_dir / PARTIAL).glob("*")):
-        size = sum((path / file).stat().st_size for file in find_files(path))
-        print(f"{path.name}: incomplete, {size_text(size)} so far; the same command continues it")
+        print(f"{path.name}: incomplete, {size_text(bytes_in(path))} so far; the same command continues it")
     return 0
 
 
@@ -147,26 +146,19 @@ def publish(cache_dir, name, item, built):
 
 
 def choose_model_files(hub_id, siblings):
-    """The siblings to fetch of a model repository, weights last; raises BadInput if it has no safetensors."""
-    from huggingface_hub.utils import filter_repo_objects
-
-    patterns = {"allow_patterns": MODEL_FILES, "ignore_patterns": "*/*"}
-    chosen = list(filter_repo_objects(siblings, **patterns, key=lambda s: s.rfilename))
-    if not any(map(is_weights, chosen)):
+    """The siblings to fetch of a model repository; raises BadInput if it has no safetensors."""
+    top = [s for s in siblings if "/" not in s.rfilename]
+    chosen = [s for s in top if any(fnmatch(s.rfilename, pattern) for pattern in MODEL_FILES)]
+    if not any(s.rfilename.endswith(".safetensors") for s in chosen):
         pickles = ", ".join(s.rfilename for s in siblings if s.rfilename.endswith(PICKLES))
         has = f"only {pickles}, which can run code when loaded" if pickles else "no weights at all"
         raise BadInput(f"{hub_id} has no safetensors weights: {has}; choose a revision or a model that has them")
-    return sorted(chosen, key=lambda s: (is_weights(s), s.rfilename))
-
-
-def is_weights(sibling):
-    """True for a file of weights."""
-    return sibling.rfilename.endswith(".safetensors")
+    return chosen
 
 
 def check_model(job):
     """Raise BadInput unless config.json is a causal language model's and the Hub has all that a weight index names."""
-    hub_id, names = job.item["hub_id"], {sibling.rfilename for sibling in job.files}
+    hub_id, names = job.item["hub_id"], {path.name for path in job.files}
     repair = f"{hub_id} does not hold there what transformers writes; choose another revision or model"
     architectures = (read_json(job.work / "config.json", repair) or {}).get("architectures")
     if "ForCausalLM" not in str(architectures):
@@ -178,9 +170,9 @@ def check_model(job):
 
 def fetch_model(cache_dir, job):
     """Fetch a planned model and put it into the cache."""
-    fetch_files(job, [sibling for sibling in job.files if not is_weights(sibling)])
+    fetch_files(job.item, {path: s for path, s in job.files.items() if path.suffix != ".safetensors"})
     check_model(job)  # before gigabytes are fetched
-    fetch_files(job, job.files)
+    fetch_files(job.item, job.files)
     publish(cache_dir, job.name, job.item, job.work)
 
 
@@ -252,9 +244,8 @@ def build_dataset(cache_dir, name, files, item):
 
 def fetch_dataset(cache_dir, job):
     """Fetch a planned data set, build it and put it into the cache."""
-    fetch_files(job, job.files)
-    files = group_by_split([local_path(job, sibling) for sibling in job.files], DATASETS[job.name].splits)
-    build_dataset(cache_dir, job.name, files, job.item)
+    fetch_files(job.item, job.files)
+    build_dataset(cache_dir, job.name, group_by_split(job.files, DATASETS[job.name].splits), job.item)
     shutil.rmtree(job.work)
 
 
@@ -314,105 +305,81 @@ def build_from_files(cache_dir, directory, names):
 
 
 class Job(NamedTuple):
-    """What fetching one item takes; files of a model that the cache holds damaged, or older, may be whole there."""
+    """What fetching one item takes."""
 
     name: str
     item: dict  # for the manifest
-    files: list  # the Hub's
-    work: Path  # where they are gathered
-    cached: Path
+    work: Path  # where its files are gathered: flat, so that no name from the Hub leaves the directory
+    files: dict  # {path in work: the Hub's sibling}
 
 
 def choose_items(models, datasets, revisions):
-    """[(name, kind, hub_id, revision or None)] for the command's arguments; raises BadInput for an unknown name."""
-    chosen = []
+    """{name: (kind, hub_id, revision or None)} for the command's arguments; raises BadInput for an unknown name."""
+    if strangers := sorted(revisions.keys() - models):
+        raise BadInput(f"--revision {strangers[0]}: not among the models to fetch ({', '.join(models)})")
+    items = {}
     for model in models:
         name, hub_id = model.rpartition("/")[2], MODELS.get(model, model)
         if "/" not in hub_id or name in DATASETS:
             raise BadInput(f"unknown model {model}: choose from {', '.join(MODELS)}, or ORGANISATION/NAME on the Hub")
-        chosen.append((name, "model", hub_id, revisions.pop(model, None)))
-    if revisions:
-        raise BadInput(f"--revision {next(iter(revisions))}: not among the models to fetch ({', '.join(models)})")
-    return chosen + [(name, "dataset", DATASETS[name].hub_id, DATASETS[name].revision) for name in datasets]
+        item = ("model", hub_id, revisions.get(model))
+        if items.setdefault(name, item) != item:
+            raise BadInput(f"--models names two {name}, a cache holds one; use another --cache_dir for {model}")
+    return items | {name: ("dataset", DATASETS[name].hub_id, DATASETS[name].revision) for name in datasets}
 
 
 def plan_items(cache_dir, items):
     """[Job] for what the cache lacks of `items` (see choose_items), or holds damaged; no item is touched yet."""
     jobs = []
-    for name, kind, hub_id, revision in items:
+    for name, (kind, hub_id, revision) in items.items():
         known = check_place(cache_dir, name, hub_id)
-        faults = find_faults(cache_dir, name, known) if known else {}
-        for file, what in faults.items():
-            print(f"{name}/{file}: {what}", file=sys.stderr)
-        if known and not faults and (kind == "dataset" or revision in (None, known["revision"])):
-            for left in ("replaced", str(known["revision"])[:12]):  # by a run that was killed right after it published
+        held, faults = (known["revision"], find_faults(cache_dir, name, known)) if known else (None, [])
+        for fault in faults:
+            print(fault, file=sys.stderr)
+        if known and not faults and (kind == "dataset" or revision in (None, held)):
+            for left in ("replaced", str(held)[:12]):  # by a run that was killed right after it published
                 shutil.rmtree(cache_dir / PARTIAL / f"{name}-{left}", ignore_errors=True)
             continue
-        revision = revision or (known or {}).get("revision")  # a repair brings back what was there
         if not jobs:
             check_reachable()
-        with plain_errors(hub_id):
-            commit, siblings = list_repository(hub_id, revision, kind)
-        if faults or not known or known["revision"] != commit:  # a branch may be at the commit that is here
-            files = choose_model_files(hub_id, siblings) if kind == "model" else choose_dataset_files(name, siblings)
+        commit, siblings = list_repository(hub_id, revision or held, kind)  # a repair brings back what was there
+        if faults or commit != held:  # a branch may be at the commit that is here
+            chosen = choose_model_files(hub_id, siblings) if kind == "model" else choose_dataset_files(name, siblings)
             item = {"kind": kind, "hub_id": hub_id, "revision": commit, "source": f"{hub_id} on the Hub"}
             work = cache_dir / PARTIAL / f"{name}-{commit[:12]}"
-            jobs.append(Job(name, item, files, work, cache_dir / name))
+            jobs.append(Job(name, item, work, {work / s.rfilename.replace("/", "_"): s for s in chosen}))
     return jobs
 
 
-def local_path(job, sibling):
-    """Where a file is kept while its item is gathered: flat, so that no name from the Hub leaves the directory."""
-    return job.work / sibling.rfilename.replace("/", "_")
-
-
-def count_missing(job):
-    """Bytes still to fetch: what an earlier run has left counts by its size, a file in the cache if it is whole."""
-    missing = 0
-    for sibling in job.files:
-        if not is_whole(job.cached / sibling.rfilename, sibling):
-            path = local_path(job, sibling)
-            there = [p.stat().st_size for p in (path, part_of(path, sibling)) if p.is_file()]
-            missing += max(sibling.size - max(there, default=0), 0)
-    return missing
-
-
-def fetch_files(job, files):
-    """Gather a job's files one after the other: from the cache what is whole there, else from the Hub."""
-    from huggingface_hub import hf_hub_url
-
-    where = {"repo_type": job.item["kind"], "revision": job.item["revision"]}
+def reuse_files(job, cached):
+    """Link into a job's directory what is whole in the item that the cache holds damaged, or in another revision."""
     job.work.mkdir(parents=True, exist_ok=True)
-    for sibling in files:
-        path, cached = local_path(job, sibling), job.cached / sibling.rfilename
-        if is_whole(path, sibling):
-            continue
-        if is_whole(cached, sibling):
+    for path, sibling in job.files.items():
+        if is_whole(cached / sibling.rfilename, sibling):
             path.unlink(missing_ok=True)
             try:
-                os.link(cached, path)
+                os.link(cached / sibling.rfilename, path)
             except OSError:  # a file system without hard links
-                shutil.copyfile(cached, path)
-        else:
-            fetch_file(hf_hub_url(job.item["hub_id"], sibling.rfilename, **where), path, sibling)
+                shutil.copyfile(cached / sibling.rfilename, path)
 
 
 def fetch_items(cache_dir, items):
     """Fetch what the cache lacks of `items` (see choose_items); nothing is begun before it is known that all fits."""
     if not (jobs := plan_items(cache_dir, items)):
         return
-    needed, free = 0, free_bytes(cache_dir)
+    needed = 0
     for job in jobs:
-        missing = count_missing(job)
+        reuse_files(job, cache_dir / job.name)
+        missing = sum(sibling.size for sibling in job.files.values()) - bytes_in(job.work)
         needed += missing
         print(f"{job.name:<16} {size_text(missing):>9} to fetch, revision {job.item['revision']}")
+    free = free_bytes(cache_dir)
     print(f"to fetch: {size_text(needed)}; free in {cache_dir}: {size_text(free)}", flush=True)
     if needed + HEADROOM > free:
         short = f"{cache_dir} is {size_text(needed + HEADROOM - free)} too small"
         raise BadInput(f"{short}; free some, use --cache_dir elsewhere, or name fewer --models")
     for job in jobs:
-        with plain_errors(job.item["hub_id"]):
-            (fetch_model if job.item["kind"] == "model" else fetch_dataset)(cache_dir, job)
+        (fetch_model if job.item["kind"] == "model" else fetch_dataset)(cache_dir, job)
         print(f"{job.name} is complete", flush=True)
 
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -265,6 +266,24 @@ def test_default_set_downloads_verifies_and_loads_offline(hub, save, rows, rando
     assert hub.requests.count(("HEAD", "/", None)) == 1
 
 
+def test_an_item_named_twice_is_fetched_once(hub, save, tmp_path):
+    models = ["Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B", "Qwen2.5-0.5B"]
+    result = save("--models", *models, "--datasets", "SVAMP", "SVAMP")
+    assert result.returncode == 0, result.stderr
+    assert state(tmp_path) == {"Qwen2.5-0.5B": [], "SVAMP": []} and result.stdout.count("is complete") == 2
+
+
+def test_a_damaged_file_that_an_interrupted_run_has_left_is_fetched_again(hub, save, tmp_path):
+    commit = hub.repositories["models/maker/tiny"].commit
+    left = tmp_path / "cache" / ".partial" / f"tiny-{commit[:12]}"
+    left.mkdir(parents=True)
+    for file, content in ("model.safetensors", b"tinY"), ("tokenizer.json", b"{"):
+        (left / file).write_bytes(content)
+    result = save("--models", "maker/tiny")
+    assert result.returncode == 0, result.stderr
+    assert state(tmp_path) == {"tiny": []} and hub.sent["tokenizer.json"] == 1
+
+
 def test_second_run_fetches_nothing_and_asks_nobody(hub, save, filled, tmp_path):
     assert save("--models", "maker/tiny", "--datasets", *cache.DEFAULT_DATASETS).returncode == 0
     assert hub.requests == []
@@ -382,7 +401,7 @@ def wait_for(condition, seconds=30):
 
 
 def part_size(tmp_path):
-    return sum(path.stat().st_size for path in (tmp_path / "cache").glob(".partial/*/*.part"))
+    return sum(path.stat().st_size for path in (tmp_path / "cache").glob(".partial/*/model.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -466,6 +485,7 @@ def test_unknown_repository_and_names(hub, save):
     assert_refused(save("--models", "Qwen9"), "Qwen9", "Qwen2.5-0.5B", "Qwen2.5-3B")
     assert_refused(save("--models", "a/b/c"), "a/b/c")
     assert_refused(save("--models", "some/gsm8k"), "some/gsm8k")
+    assert_refused(save("--models", "maker/tiny", "else/tiny"), "two tiny", "--cache_dir for else/tiny")
     assert_refused(save("--datasets", "gsm9k"), "gsm9k", "MATH-500", "SVAMP")
 
 
@@ -961,9 +981,13 @@ def test_broken_files_at_hand_are_named(tmp_path, file, content):
 def test_hashes_are_git_and_sha256_s(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(random.Random(4).randbytes(3 * MEGABYTE + 1))
-    git = subprocess.run(["git", "hash-object", path], capture_output=True, text=True)
-    sha256 = subprocess.run(["sha256sum", path], capture_output=True, text=True)
-    assert (hash_file(path), maths_hub.hash_blob(path)) == (sha256.stdout.split()[0], git.stdout.strip())
+    git = subprocess.run(["git", "hash-object", path], capture_output=True, text=True).stdout.strip()
+    sha256 = subprocess.run(["sha256sum", path], capture_output=True, text=True).stdout.split()[0]
+    assert hash_file(path) == sha256
+    for blob_id, lfs in (git, None), ("", SimpleNamespace(sha256=sha256)):
+        sibling = SimpleNamespace(size=3 * MEGABYTE + 1, blob_id=blob_id, lfs=lfs)
+        assert maths_hub.is_whole(path, sibling)
+    assert not maths_hub.is_whole(path, SimpleNamespace(size=3 * MEGABYTE + 1, blob_id=sha256, lfs=None))
 
 
 @pytest.mark.parametrize(

@@ -390,6 +390,14 @@ def test_directory_that_is_no_data_set(tmp_path):
         load_maths_dataset("gsm8k", "test", tmp_path)
 
 
+@pytest.mark.parametrize("content", ["[1]", "{}", '{"splits": 3}', '{"splits": [1]}', "{"])
+def test_damaged_data_set_is_told_the_way_out(tmp_path, content):
+    (tmp_path / "gsm8k").mkdir()
+    (tmp_path / "gsm8k" / "dataset_dict.json").write_text(content)
+    with pytest.raises(BadInput, match="cannot read .*delete it, then run: .* --datasets gsm8k"):
+        load_maths_dataset("gsm8k", "test", tmp_path)
+
+
 ROWS = st.dictionaries(st.text(max_size=5), VALUES, max_size=3)
 
 
