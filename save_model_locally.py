@@ -354,6 +354,8 @@ def plan_items(cache_dir, items):
 def reuse_files(job, cached):
     """Link into a job's directory what is whole in the item that the cache holds damaged, or in another revision."""
     job.work.mkdir(parents=True, exist_ok=True)
+    for stranger in set(job.work.iterdir()) - set(job.files):  # it would become a part of the item
+        stranger.unlink()
     for path, sibling in job.files.items():
         if is_whole(cached / sibling.rfilename, sibling):
             path.unlink(missing_ok=True)

@@ -277,10 +277,11 @@ def test_a_damaged_file_that_an_interrupted_run_has_left_is_fetched_again(hub, s
     commit = hub.repositories["models/maker/tiny"].commit
     left = tmp_path / "cache" / ".partial" / f"tiny-{commit[:12]}"
     left.mkdir(parents=True)
-    for file, content in ("model.safetensors", b"tinY"), ("tokenizer.json", b"{"):
+    for file, content in ("model.safetensors", b"tinY"), ("tokenizer.json", b"{"), ("stranger.part", b"x"):
         (left / file).write_bytes(content)
     result = save("--models", "maker/tiny")
     assert result.returncode == 0, result.stderr
+    assert not (tmp_path / "cache/tiny/stranger.part").exists()
     assert state(tmp_path) == {"tiny": []} and hub.sent["tokenizer.json"] == 1
 
 
