@@ -26,6 +26,7 @@ import importlib.util
 import inspect
 import os
 import re
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -36,7 +37,6 @@ from typing import NamedTuple
 PATCH_NAMES = ("grpotrainer.patch", "grpoconfig.patch")
 HERE = Path(__file__).resolve().parent
 TEMPORARY_PREFIX = ".apply_patches."
-LOCK_NAME = TEMPORARY_PREFIX + "lock"
 
 
 class Patch(NamedTuple):
@@ -172,21 +172,23 @@ def require_patched_trl(method):
         raise ValueError(f"the loaded GRPOTrainer does not know trust_region_method={method!r}; {remedy}")
 
 
-def refuse_foreign(package):
-    """Raises ValueError, with the way out, unless every file is the release's or the patched one."""
+def known_states(package):
+    """The `trl_state` of a folder; raises ValueError, with the way out, for a file that is neither known one."""
     release, installed = read_patches()[0].release, installed_release(package)
     if installed not in (None, release):
         raise ValueError(
             f"{package} is TRL {installed}, and the patches are for {release} only; "
             f"run: {sys.executable} -m pip install trl=={release}"
         )
-    for path, state in trl_state(package).items():
+    states = trl_state(package)
+    for path, state in states.items():
         if state not in ("pristine", "patched"):
             raise ValueError(
                 f"{file_path(package, path)} is neither the file of TRL {release} nor the patched one: it was changed "
                 f"by something else or by an earlier version of the patch; bring the release back with: "
                 f"{sys.executable} -m pip install --force-reinstall --no-deps trl=={release}"
             )
+    return states
 
 
 def refuse_links(package):
@@ -204,47 +206,38 @@ def refuse_links(package):
 
 
 @contextlib.contextmanager
-def hold_lock(folder):
-    """Lets one process at a time change the files in `folder`, and leaves no lock behind; yields if there is a lock.
+def hold_lock(package):
+    """Lets one process at a time change the files of the `trl` folder `package`; yields if there is a lock.
 
-    The kernel drops the lock of a process that is killed. The file is removed while the lock is held, so a process
-    that waited may hold the lock of a file that is gone, and then starts over.
+    The kernel drops the lock of a process that is killed. It is on a file of TRL's that is never replaced.
     """
-    path, locked = folder / LOCK_NAME, True
-    while True:
-        with open(path, "a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            except OSError as error:
-                # Some cluster file systems have no locks. Every apply writes the same bytes by a rename, so only an
-                # apply and a --reverse at the same moment could then leave one file each way, until the next run.
-                locked = False
-                print(f"apply_patches.py: note: no file lock in {folder} ({error.strerror})", file=sys.stderr)
-            try:
-                if not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-                    continue
-            except FileNotFoundError:  # removed by the process that held it, perhaps just now
-                continue
-            try:
-                yield locked
-            finally:
-                path.unlink(missing_ok=True)
-            return
+    path, locked = package / "__init__.py", True
+    with open(path, "r+b" if os.access(path, os.W_OK) else "rb") as file:  # NFS locks only what is open for writing
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            # Some cluster file systems have no locks. Every apply writes the same bytes by a rename, so only an
+            # apply and a --reverse at the same moment could then leave one file each way, until the next run.
+            locked = False
+            print(f"apply_patches.py: note: no file lock in {package} ({error.strerror})", file=sys.stderr)
+        yield locked
 
 
-def write_beside(path, content):
-    """Writes `content` to a new file in the folder of `path`, with the permissions of `path`; returns the new path."""
-    descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            os.fchmod(descriptor, path.stat().st_mode & 0o7777)
-            file.flush()
-            os.fsync(descriptor)
-    except OSError:
-        os.unlink(temporary)
-        raise
-    return Path(temporary)
+def replace_files(contents):
+    """Replaces files of one folder, `{path: new bytes}`, in this order; their permissions stay.
+
+    Everything that can fail comes before the first rename. A rename replaces a name in this folder, so the other
+    names of a hard-linked file and the target of a symbolic link keep their content.
+    """
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=next(iter(contents)).parent) as temporary:
+        for path, content in contents.items():
+            with open(Path(temporary, path.name), "wb") as file:
+                file.write(content)
+                os.fchmod(file.fileno(), path.stat().st_mode & 0o7777)
+                file.flush()
+                os.fsync(file.fileno())
+        for path in contents:
+            os.replace(Path(temporary, path.name), path)
 
 
 def remove_bytecode(path):
@@ -260,32 +253,19 @@ def remove_bytecode(path):
 
 
 def write_state(package, wanted):
-    """Brings every file to the state `wanted`, "patched" or "pristine", with the folder locked; returns if one changed.
-
-    Everything that can fail comes before the first rename. A rename replaces a name in this folder, so the other
-    names of a hard-linked file and the target of a symbolic link keep their content.
-    """
-    with hold_lock(package / "trainer") as locked:
-        for path in (package / "trainer").glob(f"{TEMPORARY_PREFIX}*"):
-            if locked and path.name != LOCK_NAME:  # left by a killed run; without a lock it may be in use
-                path.unlink(missing_ok=True)
-        patches, states, changes = read_patches(), trl_state(package), {}
-        try:
-            for patch in patches if wanted == "patched" else reversed(patches):
-                path = file_path(package, patch.path)
-                if states[patch.path] != wanted:
-                    content = convert(path.read_bytes(), patch, reverse=wanted == "pristine")
-                    changes[path] = write_beside(path, content)
-            for path in changes:
-                remove_bytecode(path)
-            for path, temporary in changes.items():
-                os.replace(temporary, path)
-        finally:
-            for temporary in changes.values():
-                temporary.unlink(missing_ok=True)
-        if set(trl_state(package).values()) != {wanted}:
-            raise ValueError(f"something else is changing {package} at this moment; run this again")
-        return bool(changes)
+    """Brings both files to the state `wanted`, "patched" or "pristine", under the lock; returns whether one changed."""
+    patches, states, changes = read_patches(), trl_state(package), {}
+    for patch in patches if wanted == "patched" else reversed(patches):
+        if states[patch.path] != wanted:
+            path = file_path(package, patch.path)
+            changes[path] = convert(path.read_bytes(), patch, reverse=wanted == "pristine")
+    for path in changes:
+        remove_bytecode(path)
+    if changes:
+        replace_files(changes)
+    if set(trl_state(package).values()) != {wanted}:
+        raise ValueError(f"something else is changing {package} at this moment; run this again")
+    return bool(changes)
 
 
 def change_trl(package, wanted):
@@ -293,19 +273,21 @@ def change_trl(package, wanted):
 
     Raises ValueError in one line if that is not possible, with no file changed.
     """
-    refuse_foreign(package)
     folder = package / "trainer"
-    left = any(folder.glob(f"{TEMPORARY_PREFIX}*"))  # by a killed run
-    if set(trl_state(package).values()) == {wanted} and not (left and os.access(folder, os.W_OK)):
+    left = list(folder.glob(f"{TEMPORARY_PREFIX}*"))  # by a killed run, or in use until there is the lock
+    if set(known_states(package).values()) == {wanted} and not left:
         return False
     refuse_links(package)
-    try:
-        return write_state(package, wanted)
-    except OSError as error:
-        raise ValueError(
-            f"cannot write in {folder} ({error.strerror}); make room, run this as the owner of that environment, or "
-            "make one of your own: python -m venv .venv && .venv/bin/pip install -r requirements.txt"
-        ) from None
+    with hold_lock(package) as locked:
+        for path in left if locked else ():
+            shutil.rmtree(path, ignore_errors=True)
+        try:
+            return write_state(package, wanted)
+        except OSError as error:
+            raise ValueError(
+                f"cannot write in {folder} ({error.strerror}); make room, run this as the owner of that environment, "
+                "or make one of your own: python -m venv .venv && .venv/bin/pip install -r requirements.txt"
+            ) from None
 
 
 def refreshed(old, patch, release, edited):
@@ -335,20 +317,20 @@ def refresh_patches(package, source):
     """
     if source.resolve() == package.resolve():
         raise ValueError(f"{source} is the TRL that holds the release; edit a copy of it: cp -r {package} COPY")
-    refuse_foreign(package)
-    states, changed = trl_state(package), {}
+    states, changed = known_states(package), {}
     for name, patch in zip(PATCH_NAMES, read_patches(), strict=True):
         release, edited = (file_path(folder, patch.path).read_bytes() for folder in (package, source))
         if states[patch.path] == "patched":
             release = convert(release, patch, reverse=True)
         if sha256(edited) != patch.sha256_after:
             changed[name] = refreshed((HERE / name).read_bytes(), patch, release, edited)
+    if not changed:
+        return []
     was_patched = "patched" in states.values()
-    if changed and was_patched:  # with the patches that made it what it is
+    if was_patched:  # with the patches that made it what it is
         change_trl(package, "pristine")
-    for name, content in changed.items():
-        os.replace(write_beside(HERE / name, content), HERE / name)
-    if changed and was_patched:
+    replace_files({HERE / name: content for name, content in changed.items()})
+    if was_patched:
         change_trl(package, "patched")
     return list(changed)
 

@@ -351,22 +351,20 @@ def answer_task(args, answer, decode, task, file, bar):
         file.flush()
         bar.update(len(rows))
 
-    n, ids = count_samples(args, task.temperature), chosen(args, task.problems)
-    if left_out := [i for i in ids if i not in task.prompts and i in task.missing]:
-        store([make_row(i, task.temperature, s, "", 0, TOO_LONG) for i in left_out for s in task.missing[i]])
-    ids = [i for i in ids if i in task.prompts]
+    t, n, ids = task.temperature, count_samples(args, task.temperature), list(task.prompts)
+    left_out = [i for i in task.missing if i not in task.prompts]
+    store([make_row(i, t, s, "", 0, TOO_LONG) for i in left_out for s in task.missing[i]])
     size = max(1, CHUNK_BATCHES * args.batch_size // n)
     for start in range(0, len(ids), size):
         chunk = ids[start : start + size]
 
         def finished(place, completions, chunk=chunk):
-            if wanted := task.missing.get(chunk[place]):
-                store([make_row(chunk[place], task.temperature, s, *decode(completions[s].ids)) for s in wanted])
+            wanted = task.missing.get(chunk[place], [])
+            store([make_row(chunk[place], t, s, *decode(completions[s].ids)) for s in wanted])
 
         if any(i in task.missing for i in chunk):
-            seeds = [make_seed(args.seed, task.name, i, task.temperature) for i in chunk]
-            requests = [Request(task.prompts[i], seed, range(n)) for i, seed in zip(chunk, seeds, strict=True)]
-            answer(requests, task.temperature, finished)
+            requests = [Request(task.prompts[i], make_seed(args.seed, task.name, i, t), range(n)) for i in chunk]
+            answer(requests, t, finished)
 
 
 def generate_missing(args, out, dirs, problems):

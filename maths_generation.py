@@ -21,7 +21,7 @@ batch. Training and evaluation start with `check_sampler`, on the device at hand
 import os
 import sys
 from contextlib import contextmanager
-from itertools import chain, groupby, islice
+from itertools import chain, groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -129,11 +129,20 @@ class _WindowLayer(DynamicLayer):
         return self.keys, self.values
 
 
+class _Row(NamedTuple):
+    """A row being decoded: left is the first column it uses, counted as if the window had never moved."""
+
+    owner: tuple
+    left: int
+    completion: Completion
+
+
 class _Batch:
     """The rows being decoded, all at the same column `now` of one key/value buffer.
 
-    kv: [2 x layers, rows, heads, columns, head size]; bias (0 or -inf), tokens, logps, uniforms: [rows, columns].
-    left[r] is the first column row r uses, first[r] the column of its first new token, owner[r] its (prompt, sample).
+    kv: [2 x layers, rows, heads, columns, head size]; bias (0 or -inf), uniforms: [rows, columns]; tokens, the last of
+    each row, and position_zero: [rows]. rows: a _Row for each, or None where it is idle; an idle row is decoded too.
+    moved: the columns the window has been moved by; position_zero is counted as _Row.left is.
     """
 
     def __init__(self, store, rows, longest, max_new_tokens):
@@ -144,14 +153,10 @@ class _Batch:
         # Zeros, not empty: a masked column is multiplied by 0, and 0 times a stray NaN would be NaN.
         self.kv = torch.zeros(kinds, rows, heads, columns, head_size, dtype=dtype, device=device)
         self.bias = torch.full((rows, columns), float("-inf"), dtype=dtype, device=device)
-        self.tokens = torch.zeros(rows, columns + 1, dtype=torch.long, device=device)
-        self.logps = torch.zeros(rows, columns + 1, device=device)
         self.uniforms = torch.zeros(rows, columns + max_new_tokens, device=device)
-        self.position_zero = torch.zeros(rows, dtype=torch.long, device=device)
-        self.stop = torch.zeros(rows, dtype=torch.long, device=device)
-        self.left, self.first, self.owner = [0] * rows, [0] * rows, [None] * rows
-        self.rows, self.longest, self.max_new_tokens = rows, longest, max_new_tokens
-        self.now = self.low = longest
+        self.tokens, self.position_zero = torch.zeros(2, rows, dtype=torch.long, device=device)
+        self.rows, self.longest, self.max_new_tokens = [None] * rows, longest, max_new_tokens
+        self.now, self.moved = longest, 0
 
     def place(self, rows, waiting):
         """Start `rows` at the current column with as many _Waiting of one store [2 x layers, prompts, heads, width, _].
@@ -166,81 +171,63 @@ class _Batch:
         visible = torch.arange(width, device=device)[None] < length[:, None]
         self.bias[index] = float("-inf")
         self.bias[index, now - width : now] = torch.where(visible, 0.0, float("-inf")).to(self.bias.dtype)
-        self.tokens[index, now] = torch.tensor(last_tokens, device=device)
         self.uniforms[index, now : now + self.max_new_tokens] = torch.from_numpy(np.stack(uniforms)).to(device)
-        self.position_zero[index] = now - length
-        self.stop[index] = now + self.max_new_tokens
+        self.tokens[index] = torch.tensor(last_tokens, device=device)
+        self.position_zero[index] = self.moved + now - length
         for row, owner in zip(rows, owners, strict=True):
-            self.left[row], self.first[row], self.owner[row] = now - width, now + 1, owner
-        self.low = min(self.left[r] for r in self.live())
+            self.rows[row] = _Row(owner, self.moved + now - width, Completion([], []))
 
-    def live(self):
-        """The rows that still decode."""
-        return [r for r in range(self.rows) if self.owner[r] is not None]
+    def low(self):
+        """The first column that a row uses."""
+        return min(row.left for row in self.rows if row) - self.moved
 
-    def step(self, model, is_end, sampling):
-        """Decode one token in every row; returns the indices of the rows that ended with it."""
+    def step(self, model, sampling):
+        """Decode one token in every row; frees the rows that ended with it, and returns their (owner, Completion)."""
         if self.now == self.kv.shape[3]:
             self.slide()
-        n, now = self.rows, self.now
-        low, high = self.low // self.align * self.align, -(-(now + 1) // self.align) * self.align
-        self.bias[:n, now] = 0
-        window = self.kv[:, :n, :, low:high].unbind(0)
+        now = self.now
+        low, high = self.low() // self.align * self.align, -(-(now + 1) // self.align) * self.align
+        self.bias[:, now] = 0
+        window = self.kv[:, : len(self.rows), :, low:high].unbind(0)
         layers = [_WindowLayer(k, v, now - low) for k, v in zip(window[::2], window[1::2], strict=True)]
+        positions = self.moved + now - self.position_zero
         logits = model(
-            input_ids=self.tokens[:n, now : now + 1],
-            attention_mask=self.bias[:n, None, None, low:high],
-            position_ids=(now - self.position_zero[:n])[:, None],
+            input_ids=self.tokens[:, None],
+            attention_mask=self.bias[:, None, None, low:high],
+            # an idle row has no end: it must not leave the positions that a model has
+            position_ids=positions.clamp(max=self.longest + self.max_new_tokens - 1)[:, None],
             past_key_values=Cache(layers=layers),
             use_cache=True,
         ).logits[:, -1]
-        chosen, self.logps[:n, now + 1] = sample_tokens(logits, self.uniforms[:n, now], sampling)
-        self.tokens[:n, now + 1] = chosen
-        self.now = now + 1
-        return (is_end[chosen] | (self.stop[:n] == self.now)).nonzero()[:, 0].tolist()
-
-    def retire(self, ended):
-        """Free the rows that ended; returns [((prompt, sample), Completion)]."""
-        rows = [r for r in ended if self.owner[r] is not None]
-        if not rows:
-            return []
-        finished = []
-        base = min(self.first[r] for r in rows)
-        texts, logps = (x[rows, base : self.now + 1].tolist() for x in (self.tokens, self.logps))
-        for r, text, values in zip(rows, texts, logps, strict=True):
-            start = self.first[r] - base
-            finished.append((self.owner[r], Completion(text[start:], values[start:])))
-            self.owner[r] = None
-        self.position_zero[rows] = self.now  # an idle row keeps decoding until it is reused: keep its positions small
-        self.low = min((self.left[r] for r in self.live()), default=self.now)
+        self.tokens, logps = sample_tokens(logits, self.uniforms[:, now], sampling)
+        self.now, finished = now + 1, []
+        for r, (row, token, logp) in enumerate(zip(self.rows, self.tokens.tolist(), logps.tolist(), strict=True)):
+            if row is not None:
+                row.completion.ids.append(token)
+                row.completion.logps.append(logp)
+                if token in sampling.eos_token_ids or len(row.completion.ids) == self.max_new_tokens:
+                    finished.append((row.owner, row.completion))
+                    self.rows[r] = None
         return finished
 
     def slide(self):
         """Move the window in use to the left end of the buffers."""
-        low = min(self.low, self.now - self.longest)
-        width = self.now - low
+        low = min(self.low(), self.now - self.longest)
+        width, rows = self.now - low, len(self.rows)
         for buffer in self.kv:  # one layer at a time: the copy that an overlapping move needs stays small
-            buffer[: self.rows, :, :width] = buffer[: self.rows, :, low : self.now].clone()
-        self.bias[:, :width] = self.bias[:, low : self.now].clone()
+            buffer[:rows, :, :width] = buffer[:rows, :, low : self.now].clone()
+        self.bias, self.uniforms = self.bias.roll(-low, 1), self.uniforms.roll(-low, 1)
         self.bias[:, width:] = float("-inf")
-        for buffer in (self.tokens, self.logps):
-            buffer[:, : width + 1] = buffer[:, low : self.now + 1].clone()
-        self.uniforms[:, : -low or None] = self.uniforms[:, low:].clone()
-        self.position_zero -= low
-        self.stop -= low
-        self.left, self.first = [c - low for c in self.left], [c - low for c in self.first]
-        self.now, self.low = width, self.low - low
+        self.now, self.moved = width, self.moved + low
 
     def shrink(self):
         """Drop the idle rows."""
-        keep = self.live()
-        n, window = len(keep), slice(self.low, self.now)
+        keep, window = [r for r, row in enumerate(self.rows) if row], slice(self.low(), self.now)
         for buffer in self.kv:
-            buffer[:n, :, window] = buffer[keep, :, window]
-        for buffer in (self.bias, self.tokens, self.logps, self.uniforms, self.position_zero, self.stop):
-            buffer[:n] = buffer[keep]
-        self.left, self.first, self.owner = ([x[r] for r in keep] for x in (self.left, self.first, self.owner))
-        self.rows = n
+            buffer[: len(keep), :, window] = buffer[keep, :, window]
+        self.bias, self.uniforms = self.bias[keep], self.uniforms[keep]
+        self.tokens, self.position_zero = self.tokens[keep], self.position_zero[keep]
+        self.rows = [self.rows[r] for r in keep]
 
 
 def _attend(module, query, key, value, attention_mask, scaling=None, **kwargs):
@@ -266,10 +253,8 @@ def _read_prompts(model, prompts, shared, pad_token_id):
     known = 0 if shared is None else shared.shape[3]
     width = max(1, max(len(p) for p in prompts) - 1 - known)
     ids = [(p[known:-1] + [pad_token_id] * width)[:width] for p in prompts]
-    cache = DynamicCache()
-    for layer in range(0 if shared is None else len(shared) // 2):
-        key, value = shared[2 * layer : 2 * layer + 2].expand(-1, len(prompts), -1, -1, -1)
-        cache.update(key, value, layer)
+    pairs = () if shared is None else shared.expand(-1, len(prompts), -1, -1, -1).unflatten(0, (-1, 2))
+    cache = DynamicCache(pairs)
     device = model.get_input_embeddings().weight.device
     model(input_ids=torch.tensor(ids, device=device), past_key_values=cache, use_cache=True, logits_to_keep=1)
     tensors = [t for layer in cache.layers for t in (layer.keys, layer.values)]
@@ -295,38 +280,25 @@ def _waiting_rows(model, requests, order, sampling):
         at += len(group)
 
 
-def _refill(batch, waiting):
-    """Give the idle rows of the batch to waiting ones; returns how many were placed."""
-    idle = [r for r in range(batch.rows) if batch.owner[r] is None]
-    news = list(islice(waiting, len(idle)))
-    for _, piece in groupby(zip(idle, news, strict=False), key=lambda pair: id(pair[1].store)):
-        rows, waiting_rows = zip(*piece, strict=True)
-        batch.place(list(rows), waiting_rows)
-    return len(news)
-
-
 def _decode(model, requests, order, sampling, batch_size):
     """Yields ((request, place), Completion) as completions end. `order` lists the requests, longest prompt first."""
     waiting = _waiting_rows(model, requests, order, sampling)
     first = next(waiting)
     waiting = chain([first], waiting)
     left = sum(len(requests[i].samples) for i in order)
-    rows = idle = min(batch_size, left)
-    batch = _Batch(first.store, rows, max(1, len(requests[order[0]].ids) - 1), sampling.max_new_tokens)
+    longest = max(1, len(requests[order[0]].ids) - 1)
+    batch = _Batch(first.store, min(batch_size, left), longest, sampling.max_new_tokens)
     del first  # holds the keys and values of the first prompts
-    vocabulary = model.get_output_embeddings().weight.shape[0]
-    is_end = torch.zeros(vocabulary, dtype=torch.bool, device=batch.kv.device)
-    is_end[[i for i in sampling.eos_token_ids if i < vocabulary]] = True  # a tokenizer can have more tokens
-    while left or idle < batch.rows:
-        if left and idle * REFILL_SHARE >= batch.rows:
-            placed = _refill(batch, waiting)
-            left, idle = left - placed, idle - placed
-        elif not left and idle * SHRINK_SHARE >= batch.rows:
+    while left or any(batch.rows):
+        idle = [r for r, row in enumerate(batch.rows) if row is None]
+        if left and len(idle) * REFILL_SHARE >= len(batch.rows):
+            for _, pairs in groupby(zip(idle, waiting, strict=False), key=lambda pair: id(pair[1].store)):
+                rows, news = zip(*pairs, strict=True)
+                batch.place(list(rows), news)
+            left -= min(left, len(idle))
+        elif not left and len(idle) * SHRINK_SHARE >= len(batch.rows):
             batch.shrink()
-            idle = 0
-        finished = batch.retire(batch.step(model, is_end, sampling))
-        idle += len(finished)
-        yield from finished
+        yield from batch.step(model, sampling)
 
 
 def generate(model, requests, sampling, batch_size, progress=None):

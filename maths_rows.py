@@ -7,7 +7,6 @@ Written by maths_evaluations.py and read by the report (Probability Smoothing Po
 """
 
 import json
-import mmap
 import os
 import sys
 from collections import Counter
@@ -68,14 +67,12 @@ def parse_row(line):
 
 def cut_torn_line(path):
     """Drop what follows the last line end, a line that a killed process was writing; call it under the lock."""
-    size = path.stat().st_size if path.exists() else 0
-    if not size:
-        return
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        end = text.rfind(b"\n") + 1
-    if end < size:
-        print(f"{path}: dropped a line that was cut short", file=sys.stderr)
-        os.truncate(path, end)
+    with open(path, "a+b") as file:
+        file.seek(0)
+        end = sum(len(line) for line in file if line.endswith(b"\n"))
+        if end < file.tell():
+            print(f"{path}: dropped a line that was cut short", file=sys.stderr)
+            file.truncate(end)
 
 
 def grade_rows(rows, problems):

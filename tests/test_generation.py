@@ -217,6 +217,21 @@ def test_finished_rows_make_room_for_waiting_ones():
     assert sum(rows for rows, width in work if width == 1) < 1.25 * tokens
 
 
+def test_an_idle_row_stays_within_the_positions_of_the_model(monkeypatch):
+    """The last of 32 rows ends at once; too few others are idle, then and after the refill, for it to be dropped."""
+    steps = []
+
+    def draw(logits, uniforms, sampling):
+        tokens = torch.full((len(logits),), 5)
+        tokens[31:] = 5 if steps else END
+        steps.append(len(logits))
+        return tokens, torch.zeros(len(logits))
+
+    monkeypatch.setattr(maths_generation, "sample_tokens", draw)
+    completions = run(make_model("gpt2"), [[3, 4, 5, 6]] * 58, max_new_tokens=100, batch_size=32)  # of 128 positions
+    assert sorted(len(tokens) for [tokens] in completions) == [1] + [100] * 57 and steps == [32] * 200
+
+
 def test_running_out_of_memory_halves_the_batch_and_loses_nothing(capsys):
     """It runs out in the middle, when some samples of a prompt have ended and others have not."""
     model, prompts, steps, finished = make_model(), make_prompts(12), [], []

@@ -355,6 +355,18 @@ def test_file_system_without_locks(site, monkeypatch, capsys):
     assert "no file lock" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("mode", [0o444, None])
+def test_the_file_that_carries_the_lock_may_be_read_only_and_is_named_when_it_is_missing(site, mode):
+    carrier = site / "trl/__init__.py"
+    carrier.chmod(mode) if mode else carrier.unlink()
+    process = run("--target", site, preexec_fn=forget_that_root_may_do_anything)
+    if mode:
+        assert process.returncode == 0 and process.stderr == "", process.stderr
+        assert states(site) == ["patched", "patched"]
+    else:
+        assert_refused(process, "No such file", str(carrier))
+
+
 # Concurrency and kills
 
 
@@ -408,7 +420,7 @@ import os, runpy, signal, sys
 countdown = int(sys.argv.pop(1))
 def trace(frame, event, argument):
     global countdown
-    if frame.f_code.co_name not in ("hold_lock", "write_state", "write_beside", "remove_bytecode", "<module>", "main",
+    if frame.f_code.co_name not in ("hold_lock", "write_state", "replace_files", "remove_bytecode", "<module>", "main",
         "change_trl") or not frame.f_code.co_filename.endswith("apply_patches.py"):
         return None
     if frame.f_code.co_name in ("<module>", "main", "change_trl"):
@@ -434,8 +446,8 @@ def test_killed_at_every_line_that_writes(site):
         if process.returncode == 0:
             break
         assert process.returncode == -9, process.stderr
-        left = {path.name[:19] for path in (site / "trl/trainer").iterdir()}
-        seen.append((*states(site), bool(left - {"grpo_config.py", "grpo_trainer.py", apply_patches.LOCK_NAME})))
+        left = {path.name for path in (site / "trl/trainer").iterdir()}
+        seen.append((*states(site), bool(left - {"grpo_config.py", "grpo_trainer.py"})))
         assert_next_run_repairs(site)
     assert ("patched", "pristine", True) in seen  # between the two renames
     assert {state[:2] for state in seen} == {("pristine", "pristine"), ("patched", "pristine"), ("patched", "patched")}
