@@ -114,8 +114,11 @@ def load_grid(path):
         loader = yaml.SafeLoader(Path(path).read_text(encoding="utf-8"))
         compose = loader.compose_mapping_node
         loader.compose_mapping_node = lambda anchor: check_twice(compose(anchor), path)
+        loader.deep_construct = True  # what contains itself is then an error of YAML's
         grid = loader.get_single_data()
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except BadInput:
+        raise
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:  # ValueError: not UTF-8, or 2026-13-01
         raise BadInput(f"cannot read the grid {path}: {error}") from None
     if not isinstance(grid, dict):
         raise BadInput(f"{path} is not a grid: it must be a mapping with {', '.join(GRID_KEYS)}")
@@ -125,11 +128,14 @@ def load_grid(path):
     parts = {key: grid.get(key, {}) for key in ("axes", "cells", "train", "evaluate")}
     if isinstance(parts["cells"], dict):
         parts |= {f"cells: {name}": own for name, own in parts["cells"].items()}
+    flags = {*NAMING, *training_flags()}
     for place, part in parts.items():
         if not isinstance(part, dict):
             raise BadInput(f"{path}, {place}: must be a mapping of names to values")
         for key, value in part.items() if place != "cells" else ():
-            check_name(key, part if place == "evaluate" else {*NAMING, *training_flags()}, f"{path}, {place}")
+            if place == "train" and key in NAMING:
+                raise BadInput(f"{path}, train: {key} cannot be given: it is an axis")
+            check_name(key, part if place == "evaluate" else flags, f"{path}, {place}")
             check_value(key, value, place in ("train", "evaluate"), f"{path}, {place}")
     return grid
 
@@ -160,7 +166,6 @@ def check_value(key, value, words, place):
         raise BadInput(f"{place}: {key} has a list for a value: put it in train")
 
 
-@cache
 def training_flags():
     """Names of maths_finetuning.py's flags, read in the source that states them: importing TRL takes 4 s."""
     own = re.findall(r'add_argument\(\s*"--(\w+)"', (ROOT / "maths_finetuning.py").read_text(encoding="utf-8"))
