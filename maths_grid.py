@@ -125,19 +125,24 @@ def load_grid(path):
     for key in grid:
         check_name(key, GRID_KEYS, path)
     grid["output_root"] = os.path.abspath(str(grid.get("output_root", "runs")))
+    check_parts(grid, path)
+    return grid
+
+
+def check_parts(grid, path):
+    """Raise BadInput for a part of a grid that is no mapping, or has a name or a value that no cell can be made of."""
     parts = {key: grid.get(key, {}) for key in ("axes", "cells", "train", "evaluate")}
     if isinstance(parts["cells"], dict):
         parts |= {f"cells: {name}": own for name, own in parts["cells"].items()}
-    flags = {*NAMING, *training_flags()}
+    known = {*NAMING, *training_flags()}
     for place, part in parts.items():
         if not isinstance(part, dict):
             raise BadInput(f"{path}, {place}: must be a mapping of names to values")
         for key, value in part.items() if place != "cells" else ():
             if place == "train" and key in NAMING:
                 raise BadInput(f"{path}, train: {key} cannot be given: it is an axis")
-            check_name(key, part if place == "evaluate" else flags, f"{path}, {place}")
+            check_name(key, part if place == "evaluate" else known, f"{path}, {place}")
             check_value(key, value, place in ("train", "evaluate"), f"{path}, {place}")
-    return grid
 
 
 def check_twice(node, path):
