@@ -40,6 +40,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
+
 import maths_finetuning
 import maths_slurm
 from maths_common import (
@@ -55,7 +57,7 @@ from maths_common import (
 )
 from maths_hyperparameters import read_field_names
 from maths_preflight import check_commands, check_data, preflight
-from maths_runs import EXIT_SAVED, is_live
+from maths_runs import EXIT_SAVED, is_live, read_log
 
 GRID_KEYS = ("axes", "cells", "train", "evaluate", "output_root")
 NAMING = ("model", "method", "seed")  # what every cell has, and what its directory is named by
@@ -81,6 +83,7 @@ class Cell(NamedTuple):
     model: str
     seed: int
     run_dir: Path
+    flags: dict  # of the training, as the grid has them
     train: list  # the command, a list of strings
     evaluate: list
     log: Path
@@ -92,11 +95,10 @@ class Cell(NamedTuple):
 def read_grid(path):
     """The cells of a grid file in its order; raises BadInput for what a cell cannot be made of."""
     grid = load_grid(path)
-    axes, root = grid.get("axes", {}), Path(os.path.abspath(str(grid.get("output_root", "runs"))))
+    axes, named, root = grid.get("axes", {}), grid.get("cells", {}), Path(grid["output_root"])
     root = root.relative_to(Path.cwd()) if root.is_relative_to(Path.cwd()) else root
-    rows = [(None, {}, values) for values in combine(axes)] if "method" in axes or not grid.get("cells") else []
-    for name, own in grid.get("cells", {}).items():
-        rows += [(name, own, values) for values in combine({**axes, **own})]
+    groups = [(None, {}), *named.items()] if "method" in axes or not named else named.items()
+    rows = [(name, own, values) for name, own in groups for values in combine({**axes, **own})]
     cells = [make_cell(index, *row, root, grid) for index, row in enumerate(rows)]
     if not cells:
         raise BadInput(f"{path} has no cells: give it axes, with model, method and seed")
@@ -107,30 +109,40 @@ def read_grid(path):
 
 
 def load_grid(path):
-    """The mapping in a grid file; raises BadInput naming a part that is misspelt or of the wrong kind."""
-    import yaml
-
+    """The mapping in a grid file, its output_root absolute; raises BadInput naming a part that is misspelt or wrong."""
     try:
         loader = yaml.SafeLoader(Path(path).read_text(encoding="utf-8"))
         compose = loader.compose_mapping_node
         loader.compose_mapping_node = lambda anchor: check_twice(compose(anchor), path)
+        loader.deep_construct = True  # what contains itself is then an error of YAML's
         grid = loader.get_single_data()
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except BadInput:
+        raise
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:  # ValueError: not UTF-8, or 2026-13-01
         raise BadInput(f"cannot read the grid {path}: {error}") from None
     if not isinstance(grid, dict):
         raise BadInput(f"{path} is not a grid: it must be a mapping with {', '.join(GRID_KEYS)}")
     for key in grid:
         check_name(key, GRID_KEYS, path)
-    cells = grid.get("cells", {})
+    grid["output_root"] = os.path.abspath(str(grid.get("output_root", "runs")))
+    check_parts(grid, path)
+    return grid
+
+
+def check_parts(grid, path):
+    """Raise BadInput for a part of a grid that is no mapping, or has a name or a value that no cell can be made of."""
     parts = {key: grid.get(key, {}) for key in ("axes", "cells", "train", "evaluate")}
-    parts |= {f"cells: {name}": own for name, own in cells.items()} if isinstance(cells, dict) else {}
+    if isinstance(parts["cells"], dict):
+        parts |= {f"cells: {name}": own for name, own in parts["cells"].items()}
+    known = {*NAMING, *training_flags()}
     for place, part in parts.items():
         if not isinstance(part, dict):
             raise BadInput(f"{path}, {place}: must be a mapping of names to values")
         for key, value in part.items() if place != "cells" else ():
-            check_name(key, part if place == "evaluate" else {*NAMING, *training_flags()}, f"{path}, {place}")
+            if place == "train" and key in NAMING:
+                raise BadInput(f"{path}, train: {key} cannot be given: it is an axis")
+            check_name(key, part if place == "evaluate" else known, f"{path}, {place}")
             check_value(key, value, place in ("train", "evaluate"), f"{path}, {place}")
-    return grid
 
 
 def check_twice(node, path):
@@ -152,14 +164,13 @@ def check_name(key, known, place):
 
 def check_value(key, value, words, place):
     """Raise BadInput for no value, or for a list in a list, unless a list is a flag's `words` and not an axis."""
-    for item in value if isinstance(value, list) and not words else [value]:
-        if item is None or (isinstance(item, list) and not words):
-            raise BadInput(
-                f"{place}: {key} has {'no value' if item is None else 'a list for a value: put it in train'}"
-            )
+    items = value if isinstance(value, list) and not words else [value]
+    if None in items:
+        raise BadInput(f"{place}: {key} has no value")
+    if not words and any(isinstance(item, list) for item in items):
+        raise BadInput(f"{place}: {key} has a list for a value: put it in train")
 
 
-@cache
 def training_flags():
     """Names of maths_finetuning.py's flags, read in the source that states them: importing TRL takes 4 s."""
     own = re.findall(r'add_argument\(\s*"--(\w+)"', (ROOT / "maths_finetuning.py").read_text(encoding="utf-8"))
@@ -180,15 +191,14 @@ def make_cell(index, name, own, values, root, grid):
     if method not in maths_finetuning.methods():
         raise BadInput(f"unknown method {method!r}: choose from {', '.join(maths_finetuning.methods())}")
     shown = [k for k in sorted(values) if k not in NAMING and (k not in own or isinstance(own[k], list))]
-    name = "-".join([name or method, *(f"{key}={to_text(values[key])}" for key in shown)])
+    name = "-".join([str(name or method), *(f"{key}={to_text(values[key])}" for key in shown)])
     run_dir = root / safe(Path(model).name) / safe(name) / safe(f"seed{to_text(seed)}")
     flags = {"model": model, "trust_region_method": method, "seed": seed, "output_dir": str(run_dir)}
     flags |= grid.get("train", {}) | {key: value for key, value in values.items() if key not in NAMING}
-    train = [sys.executable, str(ROOT / "maths_finetuning.py"), *to_flags(flags)]
-    flags = {"model_path": str(run_dir), **grid.get("evaluate", {})}
-    evaluate = [sys.executable, str(ROOT / "maths_evaluations.py"), *to_flags(flags)]
+    train = to_command("maths_finetuning.py", flags)
+    evaluate = to_command("maths_evaluations.py", {"model_path": str(run_dir), **grid.get("evaluate", {})})
     log = LOGS / run_dir.with_name(run_dir.name + ".log").relative_to(run_dir.anchor)
-    return Cell(index, name, method, model, seed, run_dir, train, evaluate, log)
+    return Cell(index, name, method, model, seed, run_dir, flags, train, evaluate, log)
 
 
 def safe(part):
@@ -208,10 +218,10 @@ def to_text(value):
     return str(value)
 
 
-def to_flags(values):
-    """Values as a command line: True is the flag alone, a list has one word for each of its values."""
-    words = []
-    for key, value in values.items():
+def to_command(script, flags):
+    """The command line of a script: True is the flag alone, a list has one word for each of its values."""
+    words = [sys.executable, str(ROOT / script)]
+    for key, value in flags.items():
         words.append(f"--{key}")
         if value is not True:
             words += [to_text(v) for v in value] if isinstance(value, list) else [to_text(value)]
@@ -224,19 +234,17 @@ def to_flags(values):
 def cell_state(cell, queue=None):
     """(one of STATES, a detail to print); changes nothing and takes no lock. `queue` is read_queue()'s answer."""
     try:
-        record = read_json(cell.run_dir / "run.json", "see maths_finetuning.py --overwrite")
+        record = read_json(cell.run_dir / "run.json", "see maths_finetuning.py --overwrite") or {}
     except BadInput as error:
         return "stopped", str(error)
-    finished = record is not None and record.get("status") == "finished"
+    finished = record.get("status") == "finished"
     state, reason, _ = (queue or {}).get(cell.run_dir.resolve(), (None, "", ""))
     if state == "queued":
         return state, reason
     if state == "running" or is_live(cell.run_dir) or is_live(cell.run_dir / "evaluations"):
         return "running", "evaluation" if finished else show_progress(cell, record)
-    if finished and is_evaluated(cell):
-        return "evaluated", ""
     if finished:
-        return "trained", last_line(cell.log)
+        return ("evaluated", "") if is_evaluated(cell) else ("trained", last_line(cell.log))
     if record or cell.log.exists():
         return "stopped", last_line(cell.log) or show_progress(cell, record).partition(",")[0]
     return "waiting", ""
@@ -254,7 +262,7 @@ def show_progress(cell, record):
     """'step n of m, 3 min left' by the run's log and record, as far as they say it."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ZeroDivisionError, IndexError):
         file = cell.run_dir / "metrics.jsonl"
-        row, config = json.loads(read_tail(file).splitlines()[-1]), record["config"]
+        row, config = read_log(file)[-1], record["config"]
         step, total = row["step"], config.get("max_steps", -1)
         if total <= 0:
             total = round(step * config["num_train_epochs"] / row["epoch"])
@@ -267,22 +275,17 @@ def show_progress(cell, record):
     return "starting"
 
 
-def read_tail(path):
-    """The last 8 KB of a file as text, from the start of a line if there is one."""
-    with open(path, "rb") as file:
-        start = file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
-        text = file.read().decode("utf-8", errors="replace")
-    return re.split(r"[\r\n]", text, maxsplit=1)[-1] if start else text
-
-
 def last_line(path, width=200):
     """The last line of a log that says something, its first `width` characters; "" for none. Progress bars do not:
     tqdm draws its own once more when a program ends, after what that had to say."""
     try:
-        text = re.sub(r"[^\r\n]*?\d+%\|[^\r\n|]*\|[^\r\n\]]*\]", "", read_tail(path))
+        with open(path, "rb") as file:
+            start = file.seek(max(0, os.path.getsize(path) - 8192))
+            lines = re.split(r"[\r\n]+", file.read().decode("utf-8", errors="replace"))
     except FileNotFoundError:
         return ""
-    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+    lines = lines[1:] if start and lines[1:] else lines  # whole ones, if there are any
+    lines = [text for line in lines if (text := re.sub(r".*?\d+%\|[^|]*\|[^\]]*\]", "", line).strip())]
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", lines[-1][:width]) if lines else ""
 
 
@@ -361,9 +364,8 @@ def run_grid(grid, cells):
     """Run every cell that is not evaluated, one after another, and report; returns 1 if a cell failed."""
     failed, queue = [], read_queue()
     wanted = [cell for cell in cells if cell_state(cell, queue)[0] in TO_DO]
-    if wanted:
-        check_data(wanted)
-        check_commands(wanted)
+    check_data(wanted)
+    check_commands(wanted)
     for cell in wanted:
         print(f"cell {cell.index}, {cell.run_dir}: {cell_state(cell, queue)[0]}, starting", flush=True)
         code, received = run_cell(cell)
@@ -377,10 +379,10 @@ def run_grid(grid, cells):
     return 1 if failed else 0
 
 
-def report(grid, cells):
+def report(grid, cells, table=True):
     """Print where every cell stands, then maths_report.py's table of the grid, which names the failed ones too."""
     print_list(cells, read_queue())
-    if any(cell_state(cell)[0] == "evaluated" for cell in cells):
+    if table and any(cell_state(cell)[0] == "evaluated" for cell in cells):
         print(flush=True)
         subprocess.run([sys.executable, ROOT / "maths_report.py", grid], check=False)
 
@@ -389,30 +391,23 @@ def report(grid, cells):
 
 
 def read_queue(must=False):
-    """{absolute run directory: ("queued" or "running", why it waits, array job)} of our cells in SLURM's queue, if any.
+    """{absolute run directory: ("queued" or "running", SLURM's reason, array job)} of our cells in its queue, if any.
 
     Where SLURM does not answer, that is a note, or BadInput for one who `must` know.
     """
-    queue, jobs, read = {}, [], cache(read_grid)  # as it was when it was submitted
+    jobs, read = [], cache(read_grid)  # as it was when it was submitted
     try:
         jobs = maths_slurm.list_jobs()
     except BadInput as error:
         if must:
             raise
         print(f"note: what is queued is not known: {error}", file=sys.stderr)
-    for job, path, index, waiting, reason in jobs:
-        cell = read(path)[index]
-        queue[cell.run_dir.resolve()] = ("queued", reason, job) if waiting else ("running", "", job)
-    return queue
+    return {read(path)[index].run_dir.resolve(): found for path, index, *found in jobs}
 
 
 def freeze_grid(path):
     """(place in logs/, text) of a grid as it is queued: a later change of its file must not change what a job runs."""
-    import yaml
-
-    grid = load_grid(path)
-    grid["output_root"] = os.path.abspath(str(grid.get("output_root", "runs")))
-    text = yaml.safe_dump(grid, sort_keys=False)  # the order of the axes is the numbering of the cells
+    text = yaml.safe_dump(load_grid(path), sort_keys=False)  # the order of the axes is the numbering of the cells
     return LOGS.absolute() / f"{safe(Path(path).stem)}-{hash_value(text)[:8]}.yaml", text
 
 
@@ -423,27 +418,26 @@ def submit(cells, args):
     """
     site, env = maths_slurm.read_site(vars(args))
     queue = read_queue(must=True)
-    states = {cell.index: cell_state(cell, queue)[0] for cell in cells}
-    wanted = [cell for cell in cells if states[cell.index] in TO_DO]
-    rest = Counter(state for state in states.values() if state not in TO_DO)
+    states = [cell_state(cell, queue)[0] for cell in cells]
+    wanted = [cell for cell, state in zip(cells, states, strict=True) if state in TO_DO]
+    rest = Counter(state for state in states if state not in TO_DO)
     rest = ", ".join(f"{count} {state}" for state, count in rest.items()) or "none"
     if not wanted:
         print(f"nothing to submit: {rest}")
         return 0
     frozen, text = freeze_grid(args.grid)
-    words = [sys.executable, ROOT, frozen]
-    array = maths_slurm.array_line(site, frozen, [cell.index for cell in wanted], words)
+    array = maths_slurm.array_line(site, frozen, [cell.index for cell in wanted])
     others = sorted({queue[place][2] for cell in cells if (place := cell.run_dir.resolve()) in queue})
     if args.dry_run:
-        after = maths_slurm.report_line(site, frozen, [*others, "JOBID"], words)
+        after = maths_slurm.report_line(site, frozen, [*others, "JOBID"])
         print(shlex.join(array), shlex.join(after), sep="\n")
         return 0
-    preflight(wanted, site, env, LOGS, [array, maths_slurm.report_line(site, frozen, [], words)])
+    preflight(wanted, site, env, LOGS, [array, maths_slurm.report_line(site, frozen, [])])
     if args.submit:
         write_text(frozen, text)
         job = maths_slurm.queue_job(array, env)
         print(f"job {job}: {len(wanted)} cells, {site['throttle']} at a time; not submitted: {rest}")
-        after = maths_slurm.queue_job(maths_slurm.report_line(site, frozen, [*others, job], words), env)
+        after = maths_slurm.queue_job(maths_slurm.report_line(site, frozen, [*others, job]), env)
         print(f"job {after}: the table, in {LOGS / frozen.stem}-report-{after}.out")
     return 0
 
@@ -469,11 +463,8 @@ def make_arguments():
 def main():
     args = make_arguments().parse_args()
     cells = read_grid(args.grid)
-    if args.list:
-        print_list(cells, read_queue())
-        return 0
-    if args.report:
-        report(args.grid, cells)
+    if args.list or args.report:
+        report(args.grid, cells, table=args.report)
         return 0
     if args.submit or args.preflight:
         with contextlib.nullcontext() if args.dry_run else hold_lock(LOGS, "another --submit is under way here"):

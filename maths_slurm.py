@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 
 from maths_common import ROOT, BadInput
 
@@ -60,12 +61,15 @@ def read_site(flags):
 
 
 def list_jobs():
-    """(array job, path of its grid, index, waiting or not, reason) of each of our cells in the queue, if any."""
+    """(path of its grid, index, "queued" or "running", reason, array job) of each of our cells in the queue, if any."""
     if shutil.which("squeue") is None:
         return []
     lines = ask("squeue", "--me", "--noheader", "--array", "--format=%F|%K|%T|%r|%k").splitlines()
     rows = [line.split("|", 4) for line in lines if f"|{COMMENT}" in line]
-    return [(job, path.removeprefix(COMMENT), int(i), state in WAITING, why) for job, i, state, why, path in rows]
+    return [
+        (path.removeprefix(COMMENT), int(index), "queued" if state in WAITING else "running", reason, job)
+        for job, index, state, reason, path in rows
+    ]
 
 
 def to_ranges(numbers):
@@ -75,24 +79,24 @@ def to_ranges(numbers):
     return ",".join(f"{run[0]}-{run[-1]}" if run[1:] else str(run[0]) for run in runs)
 
 
-def array_line(site, frozen, indices, words):
-    """The sbatch line of an array of cells; `frozen` is the grid they are read from, `words` the script's arguments."""
+def array_line(site, frozen, indices):
+    """The sbatch line of an array of cells; `frozen` is the file of the grid they are read from."""
     options = {name.replace("_", "-"): site[name] for name in ("gres", "time", "nodes", "ntasks_per_node")}
     options |= {"comment": f"{COMMENT}{frozen}", "array": f"{to_ranges(indices)}%{site['throttle']}"}
-    return sbatch_line(site, frozen.stem, options, "cell.sbatch", words)
+    return sbatch_line(site, frozen.stem, options, "cell.sbatch", frozen)
 
 
-def report_line(site, frozen, jobs, words):
+def report_line(site, frozen, jobs):
     """The sbatch line of the report that comes when the last task of the arrays `jobs` has ended, well or badly."""
     options = {"dependency": jobs and ":".join(["afterany", *jobs])}
-    return sbatch_line(site, f"{frozen.stem}-report", options, "report.sbatch", words)
+    return sbatch_line(site, f"{frozen.stem}-report", options, "report.sbatch", frozen)
 
 
-def sbatch_line(site, name, options, script, words):
-    """The sbatch line of a script in slurm/; options without a value are left out."""
+def sbatch_line(site, name, options, script, frozen):
+    """The sbatch line of a script in slurm/ for a grid; options without a value are left out."""
     options = {"job-name": name, **{key: site[key] for key in ("partition", "account", "qos")}, **options}
     given = [f"--{key}={value}" for key, value in options.items() if value]
-    return ["sbatch", "--parsable", *given, str(ROOT / "slurm" / script), *map(str, words)]
+    return ["sbatch", "--parsable", *given, str(ROOT / "slurm" / script), sys.executable, str(ROOT), str(frozen)]
 
 
 def queue_job(command, env):
@@ -118,15 +122,10 @@ def launch_words():
     nodes, tasks = (int(os.environ.get(f"SLURM_{name}", "1")) for name in ("JOB_NUM_NODES", "NTASKS_PER_NODE"))
     if nodes * tasks == 1:
         return []
-    ranks = {
-        "RANK": "$SLURM_PROCID",
-        "LOCAL_RANK": "$SLURM_LOCALID",
-        "WORLD_SIZE": nodes * tasks,
-        "LOCAL_WORLD_SIZE": tasks,
-        "MASTER_ADDR": "$SLURM_LAUNCH_NODE_IPADDR",
-        "MASTER_PORT": 20000 + int(os.environ["SLURM_JOB_ID"]) % 20000,
-    }
-    words = " ".join(f"{name}={value}" for name, value in ranks.items())
+    ranks = (
+        f"RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE={nodes * tasks} LOCAL_WORLD_SIZE={tasks} "
+        f"MASTER_ADDR=$SLURM_LAUNCH_NODE_IPADDR MASTER_PORT={20000 + int(os.environ['SLURM_JOB_ID']) % 20000}"
+    )
     cpus = os.environ.get("SLURM_CPUS_PER_TASK", "1")  # srun does not take them over from the job
     srun = ["srun", f"--ntasks={nodes * tasks}", f"--cpus-per-task={cpus}", "--kill-on-bad-exit=1"]
-    return [*srun, "bash", "-c", f'{words} exec "$@"', "rank"]
+    return [*srun, "bash", "-c", f'{ranks} exec "$@"', "rank"]

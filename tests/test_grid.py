@@ -136,6 +136,10 @@ def test_a_named_cell_goes_before_the_flags_of_all():
     assert {flags_of(c)["max_steps"] for c in cells if c.name != "long"} == {"4"}
 
 
+def test_a_number_names_a_cell_as_its_text_does():
+    assert "runs/demo/2/seed3" in places(cells={2: {"method": "noclip"}}, axes={**AXES, "seed": [3]})
+
+
 def test_paper_grid_is_75_cells_of_the_papers_table():
     cells = read_grid(ROOT / "recipes/paper.yaml")
     assert len(cells) == 75 == len({cell.run_dir for cell in cells})
@@ -163,6 +167,7 @@ def test_paper_grid_is_75_cells_of_the_papers_table():
         ({"axes": {**AXES, "output_dir": ["x"]}}, "output_dir cannot be given"),
         ({"train": {"output_root": "x"}}, "output_root cannot be given"),
         ({"train": {"overwrite": True}}, "overwrite cannot be given"),
+        ({"train": {"seed": 5}}, "train: seed cannot be given: it is an axis"),
         ({"axes": ["clip"]}, "axes: must be a mapping"),
         ({"axis": {}}, "unknown name 'axis'; did you mean axes"),
         ({"axes": {}}, "has no cells"),
@@ -184,6 +189,16 @@ def test_refused_grids_end_with_code_2_and_one_line(tmp_path):
         done = grid_command("grid.yaml", "--list")
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and "grid.yaml" in done.stderr, done.stderr
     assert grid_command("nowhere.yaml", "--run").returncode == 2
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["[" * 5000 + "]" * 5000, "{a: " * 1000 + "1" + "}" * 1000, "&a {b: *a}", "&a [*a]", "9" * 5000, "2026-13-01"],
+)
+def test_yaml_that_cannot_be_taken_in_is_refused(value):
+    Path("grid.yaml").write_text(f"train: {{lr_scheduler_kwargs: {value}}}")
+    with pytest.raises(BadInput, match=r"^cannot read the grid grid.yaml: "):
+        read_grid("grid.yaml")
 
 
 @pytest.mark.parametrize("text", ["axes: {seed: [0], seed: [1]}", "cells:\n  x: {beta: 1}\n  x: {beta: 2}"])
@@ -211,6 +226,8 @@ def test_flags_that_only_the_scripts_can_judge_are_judged_before_anything_runs()
         check(axes={**AXES, "method": ["noclip"]}, cells={"soft": {"method": "pspo", "smoothing_alpha": 2}})
     with pytest.raises(BadInput, match=r"cell 0.*num_iterations"):
         check(axes={**AXES, "method": ["sft"], "num_iterations": [2]})
+    with pytest.raises(BadInput, match=r"cell 1, runs/demo/noclip/seed-1: seed must be"):
+        check(axes={**AXES, "seed": [0, -1]})
     with pytest.raises(BadInput, match=r"cell 0.*--limit 0"):
         check(evaluate={"limit": 0})
     with pytest.raises(BadInput, match=r"cell 0.*data set"):
@@ -439,6 +456,28 @@ def test_data_and_models_that_are_not_cached_are_named(tmp_path):
     maths_preflight.check_data(read_grid(write_grid()), tmp_path)
 
 
+def test_room_is_counted_for_what_is_trained_and_of_flags_that_are_numbers(monkeypatch, tmp_path):
+    cells = read_grid(write_grid(train={"use_peft": False}))
+    assert maths_preflight.check_room(cells, [], "cache", 2)[0] > 0
+    assert maths_preflight.check_room(read_grid(write_grid(train={"use_peft": True})), [], "cache", 2)[0] == 0
+    monkeypatch.setattr(maths_preflight, "check_site", lambda site: None)
+    monkeypatch.setattr(maths_preflight, "ask", lambda *command, env: "")
+    env = {"GRPSPO_CACHE": str(tmp_path), "GRID_SCRATCH": str(tmp_path)}
+    with pytest.raises(BadInput, match=r"cell 0, .*save_total_limit"):
+        cells = read_grid(write_grid(train={"save_total_limit": "few"}))
+        maths_preflight.preflight(cells, {"throttle": "2"}, env, Path("logs"), [])
+
+
+def test_the_data_of_an_evaluation_follow_from_those_of_the_training(monkeypatch):
+    asked = []
+    monkeypatch.setattr(maths_preflight, "find_model", lambda name, cache_dir: None)
+    monkeypatch.setattr(maths_preflight, "load_maths_dataset", lambda *names: asked.append(names[:2]))
+    maths_preflight.check_data(read_grid(write_grid(axes={**AXES, "model": ["small"]}, train={"dataset": "demo"})))
+    assert asked == [("demo", "train"), ("demo", "test")]
+    maths_preflight.check_data(read_grid(write_grid(train={"dataset": "gsm8k"})))
+    assert [name for name, _ in asked[2:]] == ["gsm8k", "gsm8k", "MATH-500", "asdiv", "SVAMP"]
+
+
 # ---- SLURM, what needs no SLURM
 
 
@@ -476,7 +515,7 @@ def test_walltime_that_is_none():
     ],
 )
 def test_gres(there, wanted, yes):
-    assert maths_preflight.has_gres(there, wanted) is yes
+    assert (maths_preflight.count_gres(there) >= maths_preflight.count_gres(wanted)) is yes
 
 
 @pytest.mark.parametrize("numbers", [[0], [0, 1, 2], [0, 2, 3, 7], [4, 5]])
