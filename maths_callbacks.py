@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import ProgressCallback, TrainerCallback
 
 from maths_common import free_bytes, size_text, write_json
-from maths_runs import list_checkpoints, list_files, seal_checkpoint
+from maths_runs import list_checkpoints, list_files, read_log, seal_checkpoint
 
 TWICE_SECONDS = 2.0  # signals closer than that are one: to the job's shell and to the process
 STALLED_STEPS = 100  # steps in a row in which no prompt had two different rewards: nothing was learnt in any of them
@@ -72,8 +72,8 @@ class Progress(ProgressCallback):
 class Run(TrainerCallback):
     """Keeps the run directory: the log, sealed checkpoints at cycle boundaries only, signals, and what stops a run."""
 
-    def __init__(self, trainer, path, record, rows):
-        self.trainer, self.path, self.record, self.rows = trainer, path, record, rows
+    def __init__(self, trainer, path, record):
+        self.trainer, self.path, self.record, self.rows = trainer, path, record, read_log(path / "metrics.jsonl")
         self.signal, self.begun, self.before = None, time.monotonic(), record["wall_seconds"]
         config = trainer.args
         self.cycle = config.steps_per_generation * config.num_iterations if hasattr(config, "num_iterations") else 1

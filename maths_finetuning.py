@@ -17,7 +17,6 @@ The same command again continues the run, or says that it is finished. SIGTERM a
 current generation cycle and exit with code 75 ("saved, not finished"); a later signal exits at once.
 """
 
-import json
 import math
 import os
 import sys
@@ -27,16 +26,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from apply_patches import require_patched_trl, trust_region_methods
-from maths_common import BadInput, get_cache_dir, go_offline, hash_value, make_parser, run_script, write_json
+from maths_common import BadInput, get_cache_dir, go_offline, make_parser, run_script, write_json
 from maths_datasets import build_prompt, find_dataset, load_training_split
 from maths_figures import plot_training
 from maths_hyperparameters import check_names, print_config, read_recipe, resolve
 from maths_models import check_weights, find_model, get_eos_token_ids, load_model, load_tokenizer
 from maths_rewards import REWARDS
-from maths_runs import EXIT_SAVED, check_room, decides_training, open_run, write_model_card
+from maths_runs import EXIT_SAVED, check_room, make_record, open_run, write_model_card
 
-# What may differ when a run is continued: where things lie and how they are shown, not what is computed.
-NOT_PART_OF_THE_RUN = "output_dir report_to run_name disable_tqdm log_completions project trackio_space_id".split()
 INERT = "is inert: every ratio is 1 (one update per generation), so all methods have the same gradient up to a factor"
 
 
@@ -106,8 +103,8 @@ def check_config(args, config, model_config):
 
 
 def load_training_data(name, method, seed, cache_dir):
-    """(train, validation) as TRL wants them: `prompt`, and `gold` and `kind` for the reward or `completion` for SFT."""
-    train, validation = load_training_split(name, seed, cache_dir, need_solution=method == "sft")
+    """{"train", "validation"} for TRL: `prompt`, and `gold` and `kind` for the reward or `completion` for SFT."""
+    parts = load_training_split(name, seed, cache_dir, need_solution=method == "sft")
 
     def add(row):
         prompt = {"prompt": build_prompt(row["question"])}
@@ -115,7 +112,8 @@ def load_training_data(name, method, seed, cache_dir):
             return {**prompt, "completion": [{"role": "assistant", "content": row["solution"]}]}
         return {**prompt, "gold": row["gold"], "kind": row["kind"]}
 
-    return tuple(part.map(add, remove_columns=part.column_names) for part in (train, validation))
+    train, validation = (part.map(add, remove_columns=part.column_names) for part in parts)
+    return {"train": train, "validation": validation}
 
 
 # ---- what will happen
@@ -249,14 +247,6 @@ def train(trainer, run, checkpoint):
     return run.signal is None or trainer.state.global_step >= trainer.state.max_steps
 
 
-def identify(args, values, processes):
-    """The configuration of a run: every value that was chosen, the data, the method, the process count."""
-    chosen = {k: v for k, (v, origin) in values.items() if origin != "default" and k not in NOT_PART_OF_THE_RUN}
-    own = {"model": args.model, "method": args.trust_region_method, "processes": processes}
-    own |= {"dataset": find_dataset(args.dataset)[0], "merge_adapter": args.merge_adapter, "sampler": args.sampler}
-    return json.loads(json.dumps({**chosen, **own}, default=str))
-
-
 def check_model(args):
     """The model's directory; raises BadInput for what is wrong with it, at the cost of reading a header."""
     model_path = find_model(args.model, get_cache_dir(args.cache_dir))
@@ -305,16 +295,14 @@ def run_training(args, config, model_config, values, model_path):
     if "wandb" in config.report_to:
         os.environ.setdefault("WANDB_MODE", "offline")  # compute nodes have no network; `wandb sync` uploads later
     tokenizer = load_tokenizer([model_path])
-    parts = load_training_data(args.dataset, method, config.seed, get_cache_dir(args.cache_dir))
-    data = dict(zip(("train", "validation"), parts, strict=True))
+    data = load_training_data(args.dataset, method, config.seed, get_cache_dir(args.cache_dir))
     check_plan(config, len(data["train"]))
+    path = Path(config.output_dir)
     if not model_config.use_peft:
-        check_room(Path(config.output_dir), model_path, (config.save_total_limit or 1) + 1)
+        check_room(path, model_path, (config.save_total_limit or 1) + 1)
     args.sampler, why = (None, "") if method == "sft" else choose_sampler(args, config, model_config)
-    chosen = identify(args, values, processes.num_processes)
-    hashes = {name: f"{len(rows)} rows, {hash_value(rows.to_list())[:16]}" for name, rows in data.items()}
-    decides = decides_training(method, model_path, hashes, args.device)
-    path, record, checkpoint, rows, lock = open_run(args, config, chosen, values, decides)
+    fresh = make_record(args, values, processes.num_processes, model_path, data)
+    record, checkpoint, lock = open_run(path, fresh, args, processes)
     if record["status"] == "finished":
         say(f"{path} is finished; --overwrite starts it afresh")
         return 0
@@ -327,10 +315,10 @@ def run_training(args, config, model_config, values, model_path):
     policy = load_policy(model_path, model_config, tokenizer)
     settle = partial(settle_sampler, path, record, processes) if args.sampler == "trial" else None
     trainer = make_trainer(args, config, model_config, policy, tokenizer, data, settle)
-    return finish_training(args, trainer, path, record, rows, checkpoint, say)
+    return finish_training(args, trainer, path, record, checkpoint, say)
 
 
-def finish_training(args, trainer, path, record, rows, checkpoint, say):
+def finish_training(args, trainer, path, record, checkpoint, say):
     """Train, then put the finished model, its record and its curve in place; returns the exit code."""
     from transformers import PrinterCallback, ProgressCallback
 
@@ -338,7 +326,7 @@ def finish_training(args, trainer, path, record, rows, checkpoint, say):
 
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
-    run = Run(trainer, path, record, rows)
+    run = Run(trainer, path, record)
     trainer.add_callback(run)
     if not trainer.args.disable_tqdm:
         trainer.add_callback(Progress)
