@@ -15,7 +15,8 @@ import torch
 from tqdm import tqdm
 from transformers import ProgressCallback, TrainerCallback
 
-from maths_common import free_bytes, size_text, write_json
+from maths_common import BadInput, free_bytes, size_text, write_json, write_text
+from maths_models import fp32_bytes
 from maths_runs import list_checkpoints, list_files, read_log, seal_checkpoint
 
 TWICE_SECONDS = 2.0  # signals closer than that are one: to the job's shell and to the process
@@ -46,6 +47,14 @@ def check_space(path, checkpoint_bytes):
             f"{path}: {size_text(free_bytes(path))} free, a checkpoint needs {size_text(checkpoint_bytes)}: stopped "
             "before saving. Make room and start the same command again; the last checkpoint is intact"
         )
+
+
+def check_room(path, model_path, checkpoints):
+    """Raises BadInput if the disk cannot hold so many checkpoints of fp32 weights and AdamW's two moments."""
+    need = checkpoints * 3 * fp32_bytes(model_path)
+    if free_bytes(path) < need:
+        free = size_text(free_bytes(path))
+        raise BadInput(f"{path}: {free} free, {checkpoints} checkpoints need about {size_text(need)}")
 
 
 class Progress(ProgressCallback):
@@ -160,3 +169,16 @@ def save_final(trainer, path, merge_adapter):
     for file in sorted(temporary.iterdir(), key=lambda p: p.suffix == ".safetensors"):
         os.replace(file, path / file.name)
     temporary.rmdir()
+
+
+def write_model_card(path, record):
+    """README.md of the finished model, in place of the one that TRL writes for the Hub; no licence is claimed."""
+    chosen = "\n".join(f"| {key} | {value} |" for key, value in sorted(record["config"].items()))
+    versions = ", ".join(f"{name} {number}" for name, number in record["decides"]["versions"].items())
+    text = (
+        f"---\nlibrary_name: transformers\ntags: [grpo, pspo, trl]\n---\n\n# {record['model']}, {record['method']}, "
+        f"seed {record['seed']}\n\n{record['model']} fine-tuned with the trust region method `{record['method']}` "
+        f"(Probability Smoothing Policy Optimisation, arXiv 2509.21282).\nTrained with {versions}; what was chosen:\n\n"
+        f"| option | value |\n|---|---|\n{chosen}\n"
+    )
+    write_text(path / "README.md", text)

@@ -26,13 +26,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from apply_patches import require_patched_trl, trust_region_methods
-from maths_common import BadInput, get_cache_dir, go_offline, make_parser, run_script, write_json
+from maths_common import BadInput, get_cache_dir, go_offline, hash_value, make_parser, run_script, write_json
 from maths_datasets import build_prompt, find_dataset, load_training_split
 from maths_figures import plot_training
 from maths_hyperparameters import check_names, print_config, read_recipe, resolve
 from maths_models import check_weights, find_model, get_eos_token_ids, load_model, load_tokenizer
 from maths_rewards import REWARDS
-from maths_runs import EXIT_SAVED, check_room, make_record, open_run, write_model_card
+from maths_runs import EXIT_SAVED, make_record, open_run
 
 INERT = "is inert: every ratio is 1 (one update per generation), so all methods have the same gradient up to a factor"
 
@@ -289,6 +289,8 @@ def quieten():
 
 def run_training(args, config, model_config, values, model_path):
     """From a checked configuration to a finished run directory; returns the exit code."""
+    from maths_callbacks import check_room
+
     quieten()
     processes, method = config.distributed_state, args.trust_region_method
     say = print if processes.is_main_process else (lambda *_: None)
@@ -301,7 +303,8 @@ def run_training(args, config, model_config, values, model_path):
     if not model_config.use_peft:
         check_room(path, model_path, (config.save_total_limit or 1) + 1)
     args.sampler, why = (None, "") if method == "sft" else choose_sampler(args, config, model_config)
-    fresh = make_record(args, values, processes.num_processes, model_path, data)
+    hashes = {part: f"{len(rows)} rows, {hash_value(rows.to_list())[:16]}" for part, rows in data.items()}
+    fresh = make_record(args, values, processes.num_processes, model_path, hashes)
     record, checkpoint, lock = open_run(path, fresh, args, processes)
     if record["status"] == "finished":
         say(f"{path} is finished; --overwrite starts it afresh")
@@ -322,7 +325,7 @@ def finish_training(args, trainer, path, record, checkpoint, say):
     """Train, then put the finished model, its record and its curve in place; returns the exit code."""
     from transformers import PrinterCallback, ProgressCallback
 
-    from maths_callbacks import Progress, Run, save_final
+    from maths_callbacks import Progress, Run, save_final, write_model_card
 
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)

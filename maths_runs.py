@@ -23,24 +23,11 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from apply_patches import HERE, PATCH_NAMES, sha256
 from grading import GRADER_VERSION
-from maths_common import (
-    LOCK,
-    ROOT,
-    BadInput,
-    free_bytes,
-    hash_file,
-    hash_value,
-    hold_lock,
-    make_parser,
-    read_json,
-    run_script,
-    size_text,
-    write_json,
-    write_text,
-)
+from maths_common import LOCK, BadInput, hold_lock, make_parser, read_json, run_script, write_json, write_text
 from maths_datasets import build_prompt, find_dataset
-from maths_models import choose_precision, describe_device, fp32_bytes, hash_model
+from maths_models import choose_precision, describe_device, hash_model
 
 EXIT_SAVED = 75  # EX_TEMPFAIL of sysexits.h: saved, not finished; a batch system may start the same command again
 SAMPLER_VERSION = 2  # raised when the same seed draws other tokens in training
@@ -85,25 +72,24 @@ def git_commit():
     """The commit of this checkout, None where there is no git or no checkout."""
     if shutil.which("git") is None:
         return None
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
     return git.stdout.strip() or None
 
 
 def make_record(args, values, processes, model_path, data):
     """What run.json holds of a run that begins: what is run, on what, with which code.
 
-    values: as resolve has them. processes: how many. data: {part: its rows, a datasets.Dataset}.
+    values: as resolve has them. processes: how many. data: as what_decides has it.
     """
     model, method = args.model, args.trust_region_method
     origins = {key: origin for key, (_, origin) in values.items() if origin != "default"}
     config = {key: values[key][0] for key in origins if key not in NOT_PART_OF_THE_RUN}
     config |= {"model": model, "method": method, "processes": processes, "dataset": find_dataset(args.dataset)[0]}
     config |= {"merge_adapter": args.merge_adapter, "sampler": args.sampler}
-    hashes = {part: f"{len(rows)} rows, {hash_value(rows.to_list())[:16]}" for part, rows in data.items()}
     versions = {name: version(name) for name in PACKAGES}
-    decides = what_decides([model_path], hashes, describe_device(*choose_precision(args.device)), versions)
+    decides = what_decides([model_path], data, describe_device(*choose_precision(args.device)), versions)
     if method != "sft":
-        patches = {path: hash_file(ROOT / path) for path in ("grpotrainer.patch", "grpoconfig.patch")}
+        patches = {name: sha256((HERE / name).read_bytes()) for name in PATCH_NAMES}
         decides |= {"patches": patches, "sampler": SAMPLER_VERSION}
     record = {"status": "running", "model": model, "method": method, "seed": args.seed, "config": config}
     record |= {"origins": origins, "decides": decides, "changes": [], "python": platform.python_version()}
@@ -153,14 +139,6 @@ def open_run(path, fresh, args, processes):
             rewind(path)
     processes.wait_for_everyone()
     return read_record(path), find_checkpoint(path), lock
-
-
-def check_room(path, model_path, checkpoints):
-    """Raises BadInput if the disk cannot hold so many checkpoints of fp32 weights and AdamW's two moments."""
-    need = checkpoints * 3 * fp32_bytes(model_path)
-    if free_bytes(path) < need:
-        free = size_text(free_bytes(path))
-        raise BadInput(f"{path}: {free} free, {checkpoints} checkpoints need about {size_text(need)}")
 
 
 def lock_run_dir(path, overwrite):
@@ -277,19 +255,6 @@ def read_log(path):
                 raise BadInput(f"{path}, line {number} is damaged: delete the line") from None
             del rows[number - 1 :]
     return rows
-
-
-def write_model_card(path, record):
-    """README.md of the finished model, in place of the one that TRL writes for the Hub; no licence is claimed."""
-    chosen = "\n".join(f"| {key} | {value} |" for key, value in sorted(record["config"].items()))
-    versions = ", ".join(f"{name} {number}" for name, number in record["decides"]["versions"].items())
-    text = (
-        f"---\nlibrary_name: transformers\ntags: [grpo, pspo, trl]\n---\n\n# {record['model']}, {record['method']}, "
-        f"seed {record['seed']}\n\n{record['model']} fine-tuned with the trust region method `{record['method']}` "
-        f"(Probability Smoothing Policy Optimisation, arXiv 2509.21282).\nTrained with {versions}; what was chosen:\n\n"
-        f"| option | value |\n|---|---|\n{chosen}\n"
-    )
-    write_text(path / "README.md", text)
 
 
 def describe_state(path):

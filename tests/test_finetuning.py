@@ -833,9 +833,11 @@ def test_an_unpatched_or_half_patched_trl(files, tmp_path):
 
 
 def test_no_space_is_found_before_training(monkeypatch, tmp_path):
+    from maths_callbacks import check_room
+
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000))
     with pytest.raises(BadInput, match="free"):
-        maths_finetuning.check_room(tmp_path, ROOT / "demo" / "model", 2)
+        check_room(tmp_path, ROOT / "demo" / "model", 2)
 
 
 # ---- real GSM8K rows
