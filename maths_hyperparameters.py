@@ -110,13 +110,14 @@ REFUSED = {
     "push_to_hub": "compute nodes have no network; upload the finished run directory yourself",
     "use_cpu": "use --device cpu",
 }
+LIST_THEM = " (--print_config lists the options)"
 
 
 # ---- from the layers to a configuration
 
 
 def read_recipe(argv):
-    """The mapping in the file after --config, {} without one; raises BadInput."""
+    """The mapping in the file after --config, its keys as fields are spelt, {} without one; raises BadInput."""
     parser = make_parser(None, allow_abbrev=False, add_help=False)
     parser.add_argument("--config")
     if not (path := parser.parse_known_args(argv)[0].config):
@@ -127,7 +128,7 @@ def read_recipe(argv):
         raise BadInput(f"cannot read the recipe {path}: {error}") from None
     if not isinstance(recipe, dict) or "env" in recipe:
         raise BadInput(f"the recipe {path} must be a mapping of flags to values (and has no 'env')")
-    return recipe
+    return {str(key).replace("-", "_"): value for key, value in recipe.items()}
 
 
 def make_layers(args):
@@ -162,12 +163,12 @@ def read_field_names(method):
 def check_names(args, rest):
     """Raise BadInput for a flag, or a key of the recipe, that no option has or that must not be used here."""
     names = read_field_names(args.trust_region_method)
-    for shown in [*(word.split("=")[0] for word in rest if word.startswith("--")), *args.recipe]:
+    for shown in [*(word.split("=")[0] for word in rest if re.match("--?[A-Za-z]", word)), *args.recipe]:
         key = shown.removeprefix("--").replace("-", "_")
         if key in REFUSED:
             raise BadInput(f"{key}: {REFUSED[key]}")
         if key not in names and key.removeprefix("no_") not in names:
-            raise_unknown(shown, names)
+            raise BadInput(f"unknown option {shown}{suggest(key, names) or LIST_THEM}")
 
 
 def resolve(args, rest):
@@ -188,17 +189,11 @@ def resolve(args, rest):
     try:
         config, model_config, more = parser.parse_args_into_dataclasses(rest, return_remaining_strings=True)
     except (argparse.ArgumentError, ValueError, ImportError) as error:  # the last two: TRL's and transformers' own
-        raise BadInput(f"configuration: {error} (--print_config lists the options)") from None
+        raise BadInput(f"configuration: {error}{LIST_THEM}") from None
     if unknown or more:
-        raise_unknown([*unknown, *more][0], [action.dest for action in parser._actions])
+        raise BadInput(f"unknown option {[*unknown, *more][0]}{LIST_THEM}")
     both = {**vars(model_config), **vars(config)}
     return config, model_config, {k: (both[k], origins.get(k, "default")) for k in sorted(both) if k[0] != "_"}
-
-
-def raise_unknown(shown, names):
-    """Raise BadInput for an option that is none of `names`, with the closest one that is."""
-    way_out = suggest(shown.lstrip("-").split("=")[0], names) or " (--print_config lists the options)"
-    raise BadInput(f"unknown option {shown}{way_out}")
 
 
 def print_config(values):

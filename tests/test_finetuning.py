@@ -147,7 +147,7 @@ def test_sft_cell():
 
 def test_a_flag_beats_the_recipe_and_the_recipe_the_table(tmp_path):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("learning_rate: 3e-6\nepsilon: 0.3\nseed: 7\n")
+    recipe.write_text("learning-rate: 3e-6\nepsilon: 0.3\nseed: 7\n")  # as on the command line, a - is a _
     flags = ["--model", "Qwen2.5-0.5B", "--trust_region_method", "clip", "--config", recipe, "--epsilon", "0.05"]
     _, _, values = resolved(*flags)
     assert values["learning_rate"] == (3e-6, "recipe")
@@ -616,6 +616,9 @@ BAD_FLAGS = [
     ([*DEMO, "--per_device_eval_batch_size", "3", "--num_generations_eval", "2"], "eval"),
     ([*DEMO, "--learning_rate", "fast"], "learning_rate"),
     ([*DEMO, "--lerning_rate", "1e-4"], "learning_rate"),
+    ([*DEMO, "-epsilon", "0.2"], "did you mean epsilon"),
+    ([*DEMO, "--no_learning_rate"], "no_learning_rate"),
+    ([*DEMO, "0.2"], "0.2"),
     ([*DEMO, "--seed", "-1"], "seed"),
     ([*DEMO, "--seed", "one"], "seed"),
     ([*DEMO, "--save_steps", "41", "--load_best_model_at_end", "False"], "save_steps"),
@@ -659,6 +662,7 @@ def test_bad_flags(argv, named, start, tmp_path, monkeypatch):
     ("text", "named"),
     [
         ("lerning_rate: 1\n", "learning_rate"),
+        ("1: 2\n", "unknown option 1"),
         ("- a list\n", "mapping"),
         ("a: [1\n", "recipe"),
         ("env: {A: 1}\n", "env"),
