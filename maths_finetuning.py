@@ -141,11 +141,12 @@ def describe(config, weights, rows, processes):
     device = "cpu" if config.use_cpu else "cuda"
     lines = [f"precision: {weights} weights, {dtype}", f"device: {device}, {processes} process{'es' * (processes > 1)}"]
     if not hasattr(config, "trust_region_method"):
-        return [f"supervised: {batch} rows a step, {rows // batch} steps an epoch", *lines]
+        steps = math.ceil(rows / batch)  # the last one takes what is left
+        return [f"supervised: {min(rows, batch)} rows a step, {steps} step{'s' * (steps > 1)} an epoch", *lines]
     cycle, completions = cycle_steps(config), config.generation_batch_size
     prompts = completions // config.num_generations
     generations = cycle * config.gradient_accumulation_steps // (config.steps_per_generation * config.num_iterations)
-    epoch = rows // prompts * cycle // generations
+    epoch = math.ceil(rows // prompts * cycle / generations)
     acts = INERT if is_inert(config) else "can bind: a generation is used for more than one update"
     return [
         f"trust region: {config.trust_region_method} {acts}",

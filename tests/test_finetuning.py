@@ -193,6 +193,34 @@ def test_when_the_trust_region_is_inert_and_how_long_a_cycle_is(accumulation, pe
     assert maths_finetuning.cycle_steps(config) == cycle
 
 
+PARTIAL = ["--gradient_accumulation_steps", "4", "--steps_per_generation", "6", "--num_iterations", "1"]
+
+
+@pytest.mark.parametrize(
+    ("method", "rows", "flags", "said"),
+    [
+        ("sft", 40, [], "40 rows a step, 1 step an epoch"),  # fewer than one step takes
+        ("sft", 130, [], "64 rows a step, 3 steps an epoch"),
+        ("pspo", 530, PARTIAL, "an epoch is 17 steps and 4224 completions"),  # 11 generations of one and a half steps
+    ],
+)
+def test_the_steps_of_an_epoch_are_those_that_are_trained(method, rows, flags, said, tmp_path):
+    argv = ["--model", "demo", "--trust_region_method", method, "--output_dir", tmp_path, "--eval_strategy", "no"]
+    argv += ["--load_best_model_at_end", "False", *flags]
+    args, rest = maths_finetuning.parse_own_flags(list(map(str, argv)))
+    config, model_config, _ = maths_finetuning.resolve(args, rest)
+    line = " ".join(maths_finetuning.describe(config, "float32", rows, 1))
+    assert said in line
+    path, args.sampler = ROOT / "demo" / "model", "own"
+    tokenizer = maths_finetuning.load_tokenizer([path])
+    data = maths_finetuning.load_training_data("demo", method, 0, None)
+    data["train"] = data["train"].select(range(rows))
+    policy = maths_finetuning.load_policy(path, model_config, tokenizer)
+    trainer = maths_finetuning.make_trainer(args, config, model_config, policy, tokenizer, data)
+    steps = trainer.set_initial_training_values(config, trainer.get_train_dataloader())[1]
+    assert f" {steps} step" in line
+
+
 # ---- real short runs
 
 
