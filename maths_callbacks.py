@@ -17,7 +17,7 @@ from transformers import ProgressCallback, TrainerCallback
 
 from maths_common import BadInput, free_bytes, size_text, write_json, write_text
 from maths_models import fp32_bytes
-from maths_runs import list_checkpoints, list_files, read_log, seal_checkpoint
+from maths_runs import list_checkpoints, list_files, seal_checkpoint
 
 TWICE_SECONDS = 2.0  # signals closer than that are one: to the job's shell and to the process
 STALLED_STEPS = 100  # steps in a row in which no prompt had two different rewards: nothing was learnt in any of them
@@ -82,10 +82,8 @@ class Run(TrainerCallback):
     """Keeps the run directory: the log, sealed checkpoints at cycle boundaries only, signals, and what stops a run."""
 
     def __init__(self, trainer, path, record):
-        self.trainer, self.path, self.record, self.rows = trainer, path, record, read_log(path / "metrics.jsonl")
-        self.signal, self.begun, self.before = None, time.monotonic(), record["wall_seconds"]
-        config = trainer.args
-        self.cycle = config.steps_per_generation * config.num_iterations if hasattr(config, "num_iterations") else 1
+        self.trainer, self.path, self.record, self.signal = trainer, path, record, None
+        self.begun = time.monotonic() - record["wall_seconds"]
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self.on_signal)
 
@@ -110,7 +108,8 @@ class Run(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         """Stop for a signal, at a boundary where a continued run is the same run; check the disk before a save."""
-        whole_cycle = getattr(self.trainer, "_step", 0) % self.cycle == 0
+        cycle = getattr(args, "steps_per_generation", 1) * getattr(args, "num_iterations", 1)  # micro-batches
+        whole_cycle = getattr(self.trainer, "_step", 0) % cycle == 0
         if whole_cycle and state.global_step % args.logging_steps == 0 and self.signalled_anywhere():
             control.should_save = control.should_training_stop = True
             control.should_evaluate = control.should_evaluate and state.global_step % state.eval_steps == 0
@@ -118,7 +117,6 @@ class Run(TrainerCallback):
         if control.should_save and state.is_world_process_zero:
             sizes = [sum(list_files(path).values()) for path in list_checkpoints(self.path)]
             check_space(self.path, max(sizes, default=0))
-        return control
 
     def signalled_anywhere(self):
         """Whether any process has had a signal: all must agree to stop at the same step."""
@@ -130,10 +128,9 @@ class Run(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs and "train_runtime" not in logs:
-            self.rows.append({"step": state.global_step, **logs})
             with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(self.rows[-1]) + "\n")
-            check_row(self.rows, self.path)
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+            check_row(state.log_history, self.path)
 
     def on_save(self, args, state, control, **kwargs):
         self.trainer.accelerator.wait_for_everyone()
@@ -143,8 +140,8 @@ class Run(TrainerCallback):
 
     def write_record(self, status):
         """Update run.json."""
-        seconds = self.before + time.monotonic() - self.begun
-        self.record.update(status=status, wall_seconds=round(seconds, 1), finished_steps=self.trainer.state.global_step)
+        seconds = round(time.monotonic() - self.begun, 1)
+        self.record.update(status=status, wall_seconds=seconds, finished_steps=self.trainer.state.global_step)
         write_json(self.path / "run.json", self.record)
 
 

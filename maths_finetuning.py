@@ -161,7 +161,7 @@ def check_plan(config, rows):
     cycle = cycle_steps(config)
     for name in ("save_steps", "eval_steps"):
         steps = getattr(config, name)
-        if steps and (steps != int(steps) or steps % cycle):
+        if steps and steps % cycle:
             raise BadInput(f"{name} {steps} is not a multiple of the generation cycle of {cycle} steps")
     if config.save_steps % config.logging_steps:
         raise BadInput(f"save_steps {config.save_steps} is not a multiple of logging_steps {config.logging_steps:g}")
@@ -198,12 +198,10 @@ def choose_sampler(args, config, model_config):
         "--attn_implementation": model_config.attn_implementation not in (None, "sdpa", "eager"),
     }
     found = ", ".join(name for name, there in obstacles.items() if there)
-    if args.sampler == "trl":
-        return "trl", "asked for"
     if args.sampler == "own" and found:
         raise BadInput(f"--sampler own cannot do {found}: leave it out, or use --sampler trl")
-    if found:
-        return "trl", f"{found} needs it"
+    if args.sampler == "trl" or found:
+        return "trl", f"{found} needs it" if found else "asked for"
     if args.sampler == "own" or config.use_cpu:
         return "own", "held against a forward pass at its first batch"
     return "trial", "ours and TRL's own path answer the first batch, the faster one stays"

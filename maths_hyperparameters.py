@@ -36,7 +36,6 @@ ALL_RUNS = {
     "gradient_checkpointing": False,  # not published; TRL's True pays a third of the time for memory not needed here
     "logging_nan_inf_filter": False,  # a loss that is not finite must be seen, not replaced
     "ddp_find_unused_parameters": False,  # all are used; looking for others costs a walk of the graph each step
-    "report_to": "none",
 }
 GRPO = {
     **ALL_RUNS,
