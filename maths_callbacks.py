@@ -110,9 +110,9 @@ class Run(TrainerCallback):
         """Stop for a signal, at a boundary where a continued run is the same run; check the disk before a save."""
         cycle = getattr(args, "steps_per_generation", 1) * getattr(args, "num_iterations", 1)  # micro-batches
         whole_cycle = getattr(self.trainer, "_step", 0) % cycle == 0
-        if whole_cycle and state.global_step % args.logging_steps == 0 and self.signalled_anywhere():
+        logged = state.global_step % args.logging_steps == 0
+        if state.global_step < state.max_steps and whole_cycle and logged and self.signalled_anywhere():
             control.should_save = control.should_training_stop = True
-            control.should_evaluate = control.should_evaluate and state.global_step % state.eval_steps == 0
             args.load_best_model_at_end = False  # the run is not at its end
         if control.should_save and state.is_world_process_zero:
             sizes = [sum(list_files(path).values()) for path in list_checkpoints(self.path)]

@@ -34,6 +34,8 @@ from maths_models import check_weights, find_model, get_eos_token_ids, load_mode
 from maths_rewards import REWARDS
 from maths_runs import EXIT_SAVED, make_record, open_run
 
+# With one of these away from its default only TRL can sample.
+TRL_SAMPLES = ("min_p", "repetition_penalty", "generation_kwargs", "cache_implementation", "use_vllm")
 INERT = "is inert: every ratio is 1 (one update per generation), so all methods have the same gradient up to a factor"
 
 
@@ -60,12 +62,10 @@ def parse_own_flags(argv):
     add_argument("--cache_dir", help="default: $GRPSPO_CACHE, else ./cached_files")
     add_argument("--output_root", default="runs", help="runs go to <root>/<model>/<method>/seed<N>")
     add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: a GPU if there is one")
-    sampler_help = "default: own; on a GPU the faster at first"
-    add_argument("--sampler", choices=["auto", "own", "trl"], default="auto", help=sampler_help)
+    add_argument("--sampler", choices=["auto", "own", "trl"], default="auto", help="default: own; on a GPU the faster")
     add_argument("--merge_adapter", action="store_true", help="with LoRA: also fold the adapter into the model")
     add_argument("--overwrite", action="store_true", help="start afresh; an existing run is moved aside")
-    changes_help = "continue though code, data or device differ; run.json says so"
-    add_argument("--accept_changes", action="store_true", help=changes_help)
+    add_argument("--accept_changes", action="store_true", help="go on though code, data or device differ; see run.json")
     add_argument("--print_config", action="store_true", help="show every value and its origin, start nothing")
     recipe = read_recipe(argv)
     own = {action.dest for action in parser._actions}  # a recipe may hold our own flags too
@@ -186,12 +186,9 @@ def load_policy(model_path, model_config, tokenizer):
 
 def choose_sampler(args, config, model_config):
     """("own", why), ("trl", why) or ("trial", why): what completes the prompts. Raises BadInput where own cannot."""
-    obstacles = {
-        "--min_p": config.min_p is not None,
-        "--repetition_penalty": config.repetition_penalty != 1.0,
-        "--generation_kwargs": bool(config.generation_kwargs),
-        "--cache_implementation": bool(config.cache_implementation),
-        "--use_vllm": config.use_vllm,
+    fields = type(config).__dataclass_fields__
+    obstacles = {f"--{name}": getattr(config, name) != fields[name].default for name in TRL_SAMPLES}
+    obstacles |= {
         "--use_transformers_continuous_batching": config.use_transformers_continuous_batching,
         "FSDP": bool(config.fsdp) or os.environ.get("ACCELERATE_USE_FSDP") == "true",
         "DeepSpeed": bool(config.deepspeed) or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true",
@@ -201,7 +198,7 @@ def choose_sampler(args, config, model_config):
     if args.sampler == "own" and found:
         raise BadInput(f"--sampler own cannot do {found}: leave it out, or use --sampler trl")
     if args.sampler == "trl" or found:
-        return "trl", f"{found} needs it" if found else "asked for"
+        return "trl", "asked for" if args.sampler == "trl" else f"{found} needs it"
     if args.sampler == "own" or config.use_cpu:
         return "own", "held against a forward pass at its first batch"
     return "trial", "ours and TRL's own path answer the first batch, the faster one stays"
@@ -293,8 +290,7 @@ def run_training(args, config, model_config, values, model_path):
     quieten()
     processes, method = config.distributed_state, args.trust_region_method
     say = print if processes.is_main_process else (lambda *_: None)
-    if "wandb" in config.report_to:
-        os.environ.setdefault("WANDB_MODE", "offline")  # compute nodes have no network; `wandb sync` uploads later
+    os.environ.setdefault("WANDB_MODE", "offline")  # compute nodes have no network; `wandb sync` uploads later
     tokenizer = load_tokenizer([model_path])
     data = load_training_data(args.dataset, method, config.seed, get_cache_dir(args.cache_dir))
     check_plan(config, len(data["train"]))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -466,6 +467,22 @@ def test_a_later_signal_ends_the_process_at_once(monkeypatch):
     run.signalled -= 3
     run.on_signal(signal.SIGUSR1, None)
     assert codes == [128 + signal.SIGUSR1]
+
+
+@pytest.mark.parametrize("step", [7, 8])
+def test_a_signal_in_the_last_step_leaves_its_validation_and_the_best_model_to_it(step, tmp_path):
+    from maths_callbacks import Run
+
+    run = Run.__new__(Run)
+    run.signal = signal.SIGTERM
+    run.trainer = SimpleNamespace(accelerator=SimpleNamespace(device="cpu", reduce=lambda flag: flag), _step=step)
+    config = SimpleNamespace(logging_steps=1, load_best_model_at_end=True)
+    control = SimpleNamespace(should_save=False, should_evaluate=step == 8, should_training_stop=step == 8)
+    run.on_step_end(
+        config, SimpleNamespace(global_step=step, max_steps=8, eval_steps=3, is_world_process_zero=False), control
+    )
+    assert control.should_training_stop and control.should_save == (step == 7)
+    assert config.load_best_model_at_end == control.should_evaluate == (step == 8)
 
 
 def test_a_truncated_checkpoint_is_passed_over(undisturbed, tmp_path):
