@@ -1,4 +1,4 @@
-"""What happens while a model trains: progress, the log, sealed checkpoints, signals, and what stops a run.
+"""What happens while a model trains: progress, the log, sealed checkpoints, signals, room, and the finished model.
 
 Callbacks of maths_finetuning.py's trainer (Probability Smoothing Policy Optimisation, arXiv 2509.21282).
 """
