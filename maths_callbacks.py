@@ -1,4 +1,4 @@
-"""What happens while a model trains: progress, the log, sealed checkpoints, signals, and what stops a run.
+"""What happens while a model trains: progress, the log, sealed checkpoints, signals, room, and the finished model.
 
 Callbacks of maths_finetuning.py's trainer (Probability Smoothing Policy Optimisation, arXiv 2509.21282).
 """
@@ -15,7 +15,8 @@ import torch
 from tqdm import tqdm
 from transformers import ProgressCallback, TrainerCallback
 
-from maths_common import free_bytes, size_text, write_json
+from maths_common import BadInput, free_bytes, size_text, write_json, write_text
+from maths_models import fp32_bytes
 from maths_runs import list_checkpoints, list_files, seal_checkpoint
 
 TWICE_SECONDS = 2.0  # signals closer than that are one: to the job's shell and to the process
@@ -48,6 +49,14 @@ def check_space(path, checkpoint_bytes):
         )
 
 
+def check_room(path, model_path, checkpoints):
+    """Raises BadInput if the disk cannot hold so many checkpoints of fp32 weights and AdamW's two moments."""
+    need = checkpoints * 3 * fp32_bytes(model_path)
+    if free_bytes(path) < need:
+        free = size_text(free_bytes(path))
+        raise BadInput(f"{path}: {free} free, {checkpoints} checkpoints need about {size_text(need)}")
+
+
 class Progress(ProgressCallback):
     """transformers' progress bar with reward and KL beside the time left, and no line for every log step."""
 
@@ -72,11 +81,9 @@ class Progress(ProgressCallback):
 class Run(TrainerCallback):
     """Keeps the run directory: the log, sealed checkpoints at cycle boundaries only, signals, and what stops a run."""
 
-    def __init__(self, trainer, path, record, rows):
-        self.trainer, self.path, self.record, self.rows = trainer, path, record, rows
-        self.signal, self.begun, self.before = None, time.monotonic(), record["wall_seconds"]
-        config = trainer.args
-        self.cycle = config.steps_per_generation * config.num_iterations if hasattr(config, "num_iterations") else 1
+    def __init__(self, trainer, path, record):
+        self.trainer, self.path, self.record, self.signal = trainer, path, record, None
+        self.begun = time.monotonic() - record["wall_seconds"]
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self.on_signal)
 
@@ -101,15 +108,15 @@ class Run(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         """Stop for a signal, at a boundary where a continued run is the same run; check the disk before a save."""
-        whole_cycle = getattr(self.trainer, "_step", 0) % self.cycle == 0
-        if whole_cycle and state.global_step % args.logging_steps == 0 and self.signalled_anywhere():
+        cycle = getattr(args, "steps_per_generation", 1) * getattr(args, "num_iterations", 1)  # micro-batches
+        whole_cycle = getattr(self.trainer, "_step", 0) % cycle == 0
+        logged = state.global_step % args.logging_steps == 0
+        if state.global_step < state.max_steps and whole_cycle and logged and self.signalled_anywhere():
             control.should_save = control.should_training_stop = True
-            control.should_evaluate = control.should_evaluate and state.global_step % state.eval_steps == 0
             args.load_best_model_at_end = False  # the run is not at its end
         if control.should_save and state.is_world_process_zero:
             sizes = [sum(list_files(path).values()) for path in list_checkpoints(self.path)]
             check_space(self.path, max(sizes, default=0))
-        return control
 
     def signalled_anywhere(self):
         """Whether any process has had a signal: all must agree to stop at the same step."""
@@ -121,10 +128,9 @@ class Run(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs and "train_runtime" not in logs:
-            self.rows.append({"step": state.global_step, **logs})
             with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(self.rows[-1]) + "\n")
-            check_row(self.rows, self.path)
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+            check_row(state.log_history, self.path)
 
     def on_save(self, args, state, control, **kwargs):
         self.trainer.accelerator.wait_for_everyone()
@@ -134,8 +140,8 @@ class Run(TrainerCallback):
 
     def write_record(self, status):
         """Update run.json."""
-        seconds = self.before + time.monotonic() - self.begun
-        self.record.update(status=status, wall_seconds=round(seconds, 1), finished_steps=self.trainer.state.global_step)
+        seconds = round(time.monotonic() - self.begun, 1)
+        self.record.update(status=status, wall_seconds=seconds, finished_steps=self.trainer.state.global_step)
         write_json(self.path / "run.json", self.record)
 
 
@@ -160,3 +166,16 @@ def save_final(trainer, path, merge_adapter):
     for file in sorted(temporary.iterdir(), key=lambda p: p.suffix == ".safetensors"):
         os.replace(file, path / file.name)
     temporary.rmdir()
+
+
+def write_model_card(path, record):
+    """README.md of the finished model, in place of the one that TRL writes for the Hub; no licence is claimed."""
+    chosen = "\n".join(f"| {key} | {value} |" for key, value in sorted(record["config"].items()))
+    versions = ", ".join(f"{name} {number}" for name, number in record["decides"]["versions"].items())
+    text = (
+        f"---\nlibrary_name: transformers\ntags: [grpo, pspo, trl]\n---\n\n# {record['model']}, {record['method']}, "
+        f"seed {record['seed']}\n\n{record['model']} fine-tuned with the trust region method `{record['method']}` "
+        f"(Probability Smoothing Policy Optimisation, arXiv 2509.21282).\nTrained with {versions}; what was chosen:\n\n"
+        f"| option | value |\n|---|---|\n{chosen}\n"
+    )
+    write_text(path / "README.md", text)

@@ -6,6 +6,7 @@ For the experiments of Probability Smoothing Policy Optimisation (arXiv 2509.212
 """
 
 import argparse
+import difflib
 import hashlib
 import json
 import os
@@ -46,14 +47,19 @@ def run_script(main):
 
 def make_parser(doc, **kwargs):
     """An ArgumentParser with the script's docstring as its help, whose errors are BadInput (one line, no usage)."""
-    kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-    parser = argparse.ArgumentParser(description=doc, **kwargs)
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
     def error(message):
         raise BadInput(f"{message} (--help lists the options)")
 
     parser.error = error
     return parser
+
+
+def suggest(name, known):
+    """'; did you mean NAME?' with the closest known name, to end a message; '' if none is close."""
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def go_offline():

@@ -17,7 +17,6 @@ The same command again continues the run, or says that it is finished. SIGTERM a
 current generation cycle and exit with code 75 ("saved, not finished"); a later signal exits at once.
 """
 
-import json
 import math
 import os
 import sys
@@ -32,10 +31,10 @@ from maths_datasets import build_prompt, find_dataset, load_training_split
 from maths_hyperparameters import check_names, print_config, read_recipe, resolve
 from maths_models import check_weights, find_model, get_eos_token_ids, load_model, load_tokenizer
 from maths_rewards import REWARDS
-from maths_runs import EXIT_SAVED, check_room, decides_training, open_run, write_model_card
+from maths_runs import EXIT_SAVED, make_record, open_run
 
-# What may differ when a run is continued: where things lie and how they are shown, not what is computed.
-NOT_PART_OF_THE_RUN = "output_dir report_to run_name disable_tqdm log_completions project trackio_space_id".split()
+# With one of these away from its default only TRL can sample.
+TRL_SAMPLES = ("min_p", "repetition_penalty", "generation_kwargs", "cache_implementation", "use_vllm")
 INERT = "is inert: every ratio is 1 (one update per generation), so all methods have the same gradient up to a factor"
 
 
@@ -62,12 +61,10 @@ def parse_own_flags(argv):
     add_argument("--cache_dir", help="default: $GRPSPO_CACHE, else ./cached_files")
     add_argument("--output_root", default="runs", help="runs go to <root>/<model>/<method>/seed<N>")
     add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: a GPU if there is one")
-    sampler_help = "default: own; on a GPU the faster at first"
-    add_argument("--sampler", choices=["auto", "own", "trl"], default="auto", help=sampler_help)
+    add_argument("--sampler", choices=["auto", "own", "trl"], default="auto", help="default: own; on a GPU the faster")
     add_argument("--merge_adapter", action="store_true", help="with LoRA: also fold the adapter into the model")
     add_argument("--overwrite", action="store_true", help="start afresh; an existing run is moved aside")
-    changes_help = "continue though code, data or device differ; run.json says so"
-    add_argument("--accept_changes", action="store_true", help=changes_help)
+    add_argument("--accept_changes", action="store_true", help="go on though code, data or device differ; see run.json")
     add_argument("--print_config", action="store_true", help="show every value and its origin, start nothing")
     recipe = read_recipe(argv)
     own = {action.dest for action in parser._actions}  # a recipe may hold our own flags too
@@ -105,8 +102,8 @@ def check_config(args, config, model_config):
 
 
 def load_training_data(name, method, seed, cache_dir):
-    """(train, validation) as TRL wants them: `prompt`, and `gold` and `kind` for the reward or `completion` for SFT."""
-    train, validation = load_training_split(name, seed, cache_dir, need_solution=method == "sft")
+    """{"train", "validation"} for TRL: `prompt`, and `gold` and `kind` for the reward or `completion` for SFT."""
+    parts = load_training_split(name, seed, cache_dir, need_solution=method == "sft")
 
     def add(row):
         prompt = {"prompt": build_prompt(row["question"])}
@@ -114,7 +111,8 @@ def load_training_data(name, method, seed, cache_dir):
             return {**prompt, "completion": [{"role": "assistant", "content": row["solution"]}]}
         return {**prompt, "gold": row["gold"], "kind": row["kind"]}
 
-    return tuple(part.map(add, remove_columns=part.column_names) for part in (train, validation))
+    train, validation = (part.map(add, remove_columns=part.column_names) for part in parts)
+    return {"train": train, "validation": validation}
 
 
 # ---- what will happen
@@ -142,11 +140,12 @@ def describe(config, weights, rows, processes):
     device = "cpu" if config.use_cpu else "cuda"
     lines = [f"precision: {weights} weights, {dtype}", f"device: {device}, {processes} process{'es' * (processes > 1)}"]
     if not hasattr(config, "trust_region_method"):
-        return [f"supervised: {batch} rows a step, {rows // batch} steps an epoch", *lines]
+        steps = math.ceil(rows / batch)  # the last one takes what is left
+        return [f"supervised: {min(rows, batch)} rows a step, {steps} step{'s' * (steps > 1)} an epoch", *lines]
     cycle, completions = cycle_steps(config), config.generation_batch_size
     prompts = completions // config.num_generations
     generations = cycle * config.gradient_accumulation_steps // (config.steps_per_generation * config.num_iterations)
-    epoch = rows // prompts * cycle // generations
+    epoch = math.ceil(rows // prompts * cycle / generations)
     acts = INERT if is_inert(config) else "can bind: a generation is used for more than one update"
     return [
         f"trust region: {config.trust_region_method} {acts}",
@@ -161,7 +160,7 @@ def check_plan(config, rows):
     cycle = cycle_steps(config)
     for name in ("save_steps", "eval_steps"):
         steps = getattr(config, name)
-        if steps and (steps != int(steps) or steps % cycle):
+        if steps and steps % cycle:
             raise BadInput(f"{name} {steps} is not a multiple of the generation cycle of {cycle} steps")
     if config.save_steps % config.logging_steps:
         raise BadInput(f"save_steps {config.save_steps} is not a multiple of logging_steps {config.logging_steps:g}")
@@ -186,24 +185,19 @@ def load_policy(model_path, model_config, tokenizer):
 
 def choose_sampler(args, config, model_config):
     """("own", why), ("trl", why) or ("trial", why): what completes the prompts. Raises BadInput where own cannot."""
-    obstacles = {
-        "--min_p": config.min_p is not None,
-        "--repetition_penalty": config.repetition_penalty != 1.0,
-        "--generation_kwargs": bool(config.generation_kwargs),
-        "--cache_implementation": bool(config.cache_implementation),
-        "--use_vllm": config.use_vllm,
+    fields = type(config).__dataclass_fields__
+    obstacles = {f"--{name}": getattr(config, name) != fields[name].default for name in TRL_SAMPLES}
+    obstacles |= {
         "--use_transformers_continuous_batching": config.use_transformers_continuous_batching,
         "FSDP": bool(config.fsdp) or os.environ.get("ACCELERATE_USE_FSDP") == "true",
         "DeepSpeed": bool(config.deepspeed) or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true",
         "--attn_implementation": model_config.attn_implementation not in (None, "sdpa", "eager"),
     }
     found = ", ".join(name for name, there in obstacles.items() if there)
-    if args.sampler == "trl":
-        return "trl", "asked for"
     if args.sampler == "own" and found:
         raise BadInput(f"--sampler own cannot do {found}: leave it out, or use --sampler trl")
-    if found:
-        return "trl", f"{found} needs it"
+    if args.sampler == "trl" or found:
+        return "trl", "asked for" if args.sampler == "trl" else f"{found} needs it"
     if args.sampler == "own" or config.use_cpu:
         return "own", "held against a forward pass at its first batch"
     return "trial", "ours and TRL's own path answer the first batch, the faster one stays"
@@ -248,14 +242,6 @@ def train(trainer, run, checkpoint):
     return run.signal is None or trainer.state.global_step >= trainer.state.max_steps
 
 
-def identify(args, values, processes):
-    """The configuration of a run: every value that was chosen, the data, the method, the process count."""
-    chosen = {k: v for k, (v, origin) in values.items() if origin != "default" and k not in NOT_PART_OF_THE_RUN}
-    own = {"model": args.model, "method": args.trust_region_method, "processes": processes}
-    own |= {"dataset": find_dataset(args.dataset)[0], "merge_adapter": args.merge_adapter, "sampler": args.sampler}
-    return json.loads(json.dumps({**chosen, **own}, default=str))
-
-
 def check_model(args):
     """The model's directory; raises BadInput for what is wrong with it, at the cost of reading a header."""
     model_path = find_model(args.model, get_cache_dir(args.cache_dir))
@@ -298,22 +284,22 @@ def quieten():
 
 def run_training(args, config, model_config, values, model_path):
     """From a checked configuration to a finished run directory; returns the exit code."""
+    from maths_callbacks import check_room
+
     quieten()
     processes, method = config.distributed_state, args.trust_region_method
     say = print if processes.is_main_process else (lambda *_: None)
-    if "wandb" in config.report_to:
-        os.environ.setdefault("WANDB_MODE", "offline")  # compute nodes have no network; `wandb sync` uploads later
+    os.environ.setdefault("WANDB_MODE", "offline")  # compute nodes have no network; `wandb sync` uploads later
     tokenizer = load_tokenizer([model_path])
-    parts = load_training_data(args.dataset, method, config.seed, get_cache_dir(args.cache_dir))
-    data = dict(zip(("train", "validation"), parts, strict=True))
+    data = load_training_data(args.dataset, method, config.seed, get_cache_dir(args.cache_dir))
     check_plan(config, len(data["train"]))
+    path = Path(config.output_dir)
     if not model_config.use_peft:
-        check_room(Path(config.output_dir), model_path, (config.save_total_limit or 1) + 1)
+        check_room(path, model_path, (config.save_total_limit or 1) + 1)
     args.sampler, why = (None, "") if method == "sft" else choose_sampler(args, config, model_config)
-    chosen = identify(args, values, processes.num_processes)
-    hashes = {name: f"{len(rows)} rows, {hash_value(rows.to_list())[:16]}" for name, rows in data.items()}
-    decides = decides_training(method, model_path, hashes, args.device)
-    path, record, checkpoint, rows, lock = open_run(args, config, chosen, values, decides)
+    hashes = {part: f"{len(rows)} rows, {hash_value(rows.to_list())[:16]}" for part, rows in data.items()}
+    fresh = make_record(args, values, processes.num_processes, model_path, hashes)
+    record, checkpoint, lock = open_run(path, fresh, args, processes)
     if record["status"] == "finished":
         say(f"{path} is finished; --overwrite starts it afresh")
         return 0
@@ -326,19 +312,19 @@ def run_training(args, config, model_config, values, model_path):
     policy = load_policy(model_path, model_config, tokenizer)
     settle = partial(settle_sampler, path, record, processes) if args.sampler == "trial" else None
     trainer = make_trainer(args, config, model_config, policy, tokenizer, data, settle)
-    return finish_training(args, trainer, path, record, rows, checkpoint, say)
+    return finish_training(args, trainer, path, record, checkpoint, say)
 
 
-def finish_training(args, trainer, path, record, rows, checkpoint, say):
+def finish_training(args, trainer, path, record, checkpoint, say):
     """Train, then put the finished model, its record and its curve in place; returns the exit code."""
     from transformers import PrinterCallback, ProgressCallback
 
-    from maths_callbacks import Progress, Run, save_final
+    from maths_callbacks import Progress, Run, save_final, write_model_card
     from maths_figures import plot_training
 
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
-    run = Run(trainer, path, record, rows)
+    run = Run(trainer, path, record)
     trainer.add_callback(run)
     if not trainer.args.disable_tqdm:
         trainer.add_callback(Progress)

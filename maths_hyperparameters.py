@@ -8,14 +8,14 @@ a model and method. Its values are those of the published scripts of Probability
 0.5B from the text, where the scripts have 1e-6, and neither could be checked here.
 """
 
-import difflib
+import argparse
 import re
 from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
 
-from maths_common import BadInput, make_parser
+from maths_common import BadInput, make_parser, suggest
 from maths_models import choose_precision
 from maths_rewards import REWARDS
 
@@ -36,7 +36,6 @@ ALL_RUNS = {
     "gradient_checkpointing": False,  # not published; TRL's True pays a third of the time for memory not needed here
     "logging_nan_inf_filter": False,  # a loss that is not finite must be seen, not replaced
     "ddp_find_unused_parameters": False,  # all are used; looking for others costs a walk of the graph each step
-    "report_to": "none",
 }
 GRPO = {
     **ALL_RUNS,
@@ -110,13 +109,14 @@ REFUSED = {
     "push_to_hub": "compute nodes have no network; upload the finished run directory yourself",
     "use_cpu": "use --device cpu",
 }
+LIST_THEM = " (--print_config lists the options)"
 
 
 # ---- from the layers to a configuration
 
 
 def read_recipe(argv):
-    """The mapping in the file after --config, {} without one; raises BadInput."""
+    """The mapping in the file after --config, its keys as fields are spelt, {} without one; raises BadInput."""
     parser = make_parser(None, allow_abbrev=False, add_help=False)
     parser.add_argument("--config")
     if not (path := parser.parse_known_args(argv)[0].config):
@@ -127,22 +127,25 @@ def read_recipe(argv):
         raise BadInput(f"cannot read the recipe {path}: {error}") from None
     if not isinstance(recipe, dict) or "env" in recipe:
         raise BadInput(f"the recipe {path} must be a mapping of flags to values (and has no 'env')")
-    return recipe
+    return {str(key).replace("-", "_"): value for key, value in recipe.items()}
 
 
-def table_values(args):
-    """The row of PRESETS for this model and method over what all share."""
+def make_layers(args):
+    """{layer: its values} of all but the flags, the weakest first.
+
+    The table's are the row of PRESETS over what all share, the run's name its directory and are what follows from
+    --model, --trust_region_method and --seed alone.
+    """
     name, method = Path(args.model).name, args.trust_region_method
-    shared = SFT if method == "sft" else GRPO
-    demo = (DEMO_SFT if method == "sft" else DEMO) if name == "demo" else {}
-    return {**shared, **demo, **PRESETS.get(name, {}).get(method, {})}
-
-
-def run_values(args):
-    """What follows from --model, --trust_region_method and --seed alone: the run directory is named by these."""
-    name, method = Path(args.model).name, args.trust_region_method
-    values = {"output_dir": str(Path(args.output_root) / name / method / f"seed{args.seed}"), "seed": args.seed}
-    return values if method == "sft" else {**values, "trust_region_method": method}
+    device, dtype = (str(part).removeprefix("torch.") for part in choose_precision(args.device))
+    shared, demo = (SFT, DEMO_SFT) if method == "sft" else (GRPO, DEMO)
+    run = {"output_dir": str(Path(args.output_root) / name / method / f"seed{args.seed}"), "seed": args.seed}
+    return {
+        "machine": {"use_cpu": device == "cpu", "bf16": dtype == "bfloat16", "fp16": dtype == "float16"},
+        "table": {**shared, **(demo if name == "demo" else {}), **PRESETS.get(name, {}).get(method, {})},
+        "run": run if method == "sft" else {**run, "trust_region_method": method},
+        "recipe": args.recipe,
+    }
 
 
 def read_field_names(method):
@@ -159,12 +162,12 @@ def read_field_names(method):
 def check_names(args, rest):
     """Raise BadInput for a flag, or a key of the recipe, that no option has or that must not be used here."""
     names = read_field_names(args.trust_region_method)
-    for shown in [*(word.split("=")[0] for word in rest if word.startswith("--")), *args.recipe]:
+    for shown in [*(word.split("=")[0] for word in rest if re.match("--?[A-Za-z]", word)), *args.recipe]:
         key = shown.removeprefix("--").replace("-", "_")
         if key in REFUSED:
             raise BadInput(f"{key}: {REFUSED[key]}")
         if key not in names and key.removeprefix("no_") not in names:
-            raise BadInput(unknown_key_message(shown, names))
+            raise BadInput(f"unknown option {shown}{suggest(key, names) or LIST_THEM}")
 
 
 def resolve(args, rest):
@@ -174,16 +177,8 @@ def resolve(args, rest):
     """
     from trl import GRPOConfig, ModelConfig, SFTConfig, TrlParser
 
-    device, dtype = (str(part).removeprefix("torch.") for part in choose_precision(args.device))
     kind = SFTConfig if args.trust_region_method == "sft" else GRPOConfig
-    parser = TrlParser([kind, ModelConfig], allow_abbrev=False)
-    parser.error = raise_bad_input
-    layers = {
-        "machine": {"use_cpu": device == "cpu", "bf16": dtype == "bfloat16", "fp16": dtype == "float16"},
-        "table": table_values(args),
-        "run": run_values(args),
-        "recipe": args.recipe,
-    }
+    parser, layers = TrlParser([kind, ModelConfig], allow_abbrev=False, exit_on_error=False), make_layers(args)
     origins = {key: origin for origin, layer in layers.items() for key in layer}
     flags = {word.split("=")[0] for word in rest}
     origins |= {action.dest: "flag" for action in parser._actions if flags & {*action.option_strings}}
@@ -191,24 +186,13 @@ def resolve(args, rest):
         raise BadInput(f"{args.model} has no row in the table of published values: give --learning_rate")
     unknown = parser.set_defaults_with_config(**{k: v for layer in layers.values() for k, v in layer.items()})
     try:
-        config, model_config, *_, more = parser.parse_args_into_dataclasses(rest, return_remaining_strings=True)
-    except (ValueError, ImportError) as error:  # TRL's and transformers' own validation
-        raise BadInput(f"configuration: {error}") from None
+        config, model_config, more = parser.parse_args_into_dataclasses(rest, return_remaining_strings=True)
+    except (argparse.ArgumentError, ValueError, ImportError) as error:  # the last two: TRL's and transformers' own
+        raise BadInput(f"configuration: {error}{LIST_THEM}") from None
     if unknown or more:
-        raise BadInput(unknown_key_message([*unknown, *more][0], [action.dest for action in parser._actions]))
+        raise BadInput(f"unknown option {[*unknown, *more][0]}{LIST_THEM}")
     both = {**vars(model_config), **vars(config)}
     return config, model_config, {k: (both[k], origins.get(k, "default")) for k in sorted(both) if k[0] != "_"}
-
-
-def raise_bad_input(message):
-    """What a parser of TRL's does on an error, in place of printing its 300 options."""
-    raise BadInput(f"{message} (--print_config lists the options)")
-
-
-def unknown_key_message(key, names):
-    """Names the closest known flag."""
-    close = difflib.get_close_matches(key.lstrip("-").split("=")[0], names, 1)
-    return f"unknown option {key}" + (f"; did you mean {close[0]}?" if close else " (--print_config lists the options)")
 
 
 def print_config(values):

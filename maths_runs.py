@@ -23,28 +23,18 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from apply_patches import HERE, PATCH_NAMES, sha256
 from grading import GRADER_VERSION
-from maths_common import (
-    LOCK,
-    ROOT,
-    BadInput,
-    free_bytes,
-    hash_file,
-    hold_lock,
-    make_parser,
-    read_json,
-    run_script,
-    size_text,
-    write_json,
-    write_text,
-)
-from maths_datasets import build_prompt
-from maths_models import choose_precision, describe_device, fp32_bytes, hash_model
+from maths_common import LOCK, BadInput, hold_lock, make_parser, read_json, run_script, write_json, write_text
+from maths_datasets import build_prompt, find_dataset
+from maths_models import choose_precision, describe_device, hash_model
 
 EXIT_SAVED = 75  # EX_TEMPFAIL of sysexits.h: saved, not finished; a batch system may start the same command again
 SAMPLER_VERSION = 2  # raised when the same seed draws other tokens in training
 SEAL = "sealed.json"
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "numpy", "tokenizers", "math-verify")
+# What may differ when a run is continued: where things lie and how they are shown, not what is computed.
+NOT_PART_OF_THE_RUN = "output_dir report_to run_name disable_tqdm log_completions project trackio_space_id".split()
 
 
 # ---- what makes a run this run
@@ -82,40 +72,42 @@ def git_commit():
     """The commit of this checkout, None where there is no git or no checkout."""
     if shutil.which("git") is None:
         return None
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
     return git.stdout.strip() or None
 
 
-def make_record(args, values, chosen, decides):
-    """What run.json holds: everything needed to say what was run, on what, with which code."""
-    origins = {key: origin for key, (_, origin) in values.items() if origin != "default"}
-    record = {"status": "running", "model": args.model, "method": args.trust_region_method, "seed": args.seed}
-    record |= {"config": chosen, "origins": origins, "decides": decides, "changes": []}
-    record |= {"python": platform.python_version(), "git_commit": git_commit(), "host": platform.node()}
-    record |= {"command": sys.argv, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    return record | {"wall_seconds": 0.0, "finished_steps": 0}
+def make_record(args, values, processes, model_path, data):
+    """What run.json holds of a run that begins: what is run, on what, with which code.
 
-
-def decides_training(method, model_path, data, device):
-    """what_decides of a training run on a device (auto, cpu, cuda), with patches and sampler where they matter."""
-    versions = {name: version(name) for name in PACKAGES}
-    decides = what_decides([model_path], data, describe_device(*choose_precision(device)), versions)
-    if method == "sft":
-        return decides
-    patches = {path: hash_file(ROOT / path) for path in ("grpotrainer.patch", "grpoconfig.patch")}
-    return {**decides, "patches": patches, "sampler": SAMPLER_VERSION}
-
-
-def check_same_run(path, record, chosen, decides, accept):
-    """Raises BadInput unless a record is of this configuration and all that decides its numbers is as it was.
-
-    With `accept` (--accept_changes) what differs beside the configuration is written into run.json and the run goes on.
+    values: as resolve has them. processes: how many. data: as what_decides has it.
     """
-    if changed := find_changes(record["config"], chosen):
+    model, method = args.model, args.trust_region_method
+    origins = {key: origin for key, (_, origin) in values.items() if origin != "default"}
+    config = {key: values[key][0] for key in origins if key not in NOT_PART_OF_THE_RUN}
+    config |= {"model": model, "method": method, "processes": processes, "dataset": find_dataset(args.dataset)[0]}
+    config |= {"merge_adapter": args.merge_adapter, "sampler": args.sampler}
+    versions = {name: version(name) for name in PACKAGES}
+    decides = what_decides([model_path], data, describe_device(*choose_precision(args.device)), versions)
+    if method != "sft":
+        patches = {name: sha256((HERE / name).read_bytes()) for name in PATCH_NAMES}
+        decides |= {"patches": patches, "sampler": SAMPLER_VERSION}
+    record = {"status": "running", "model": model, "method": method, "seed": args.seed, "config": config}
+    record |= {"origins": origins, "decides": decides, "changes": [], "python": platform.python_version()}
+    record |= {"git_commit": git_commit(), "host": platform.node(), "command": sys.argv}
+    record |= {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "wall_seconds": 0.0, "finished_steps": 0}
+    return json.loads(json.dumps(record, default=str))  # as it is when it is read again
+
+
+def check_same_run(path, record, fresh, accept):
+    """Raises BadInput unless a record has the configuration of a `fresh` one and what decides its numbers is as it was.
+
+    With `accept` (--accept_changes) what differs beside the configuration is put into the record and the run goes on.
+    """
+    if changed := find_changes(record["config"], fresh["config"]):
         name, there, here = changed[0]
         more = f" and {len(changed) - 1} more" if changed[1:] else ""
         raise BadInput(f"{path} holds a run with {name}={there!r}, not {here!r}{more}; --output_dir or --overwrite")
-    changes = find_changes(record.get("decides", {}), decides)
+    changes = find_changes(record.get("decides", {}), fresh["decides"])
     if not changes or record["status"] == "finished":
         return
     if not accept:
@@ -125,38 +117,28 @@ def check_same_run(path, record, chosen, decides, accept):
         )
     entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "changed": {name: [old, new] for name, old, new in changes}}
     record["changes"] = [*record.get("changes", []), entry]
-    record["decides"] = decides
-    write_json(path / "run.json", record)
+    record["decides"] = fresh["decides"]
     print(f"{path} goes on with {describe_changes(changes)}")
 
 
 # ---- the directory
 
 
-def open_run(args, config, chosen, values, decides):
-    """Lock and prepare the run directory, on the main process first -> (path, record, checkpoint, log rows, lock).
+def open_run(path, fresh, args, processes):
+    """Lock and prepare a run directory, on the main process first -> (its record, checkpoint, lock).
 
-    Raises BadInput as lock_run_dir and check_same_run do.
+    fresh: the record of a run that begins. Raises BadInput as lock_run_dir and check_same_run do.
     """
-    path, processes, lock, rows = Path(config.output_dir), config.distributed_state, None, []
+    lock = None
     if processes.is_main_process:
         lock = lock_run_dir(path, args.overwrite)
-        if read_record(path) is None:
-            write_json(path / "run.json", make_record(args, values, chosen, decides))
-        record = read_record(path)
-        check_same_run(path, record, chosen, decides, args.accept_changes)
+        record = read_record(path) or fresh
+        check_same_run(path, record, fresh, args.accept_changes)
         if record["status"] != "finished":
-            rows = rewind(path)
+            write_json(path / "run.json", record)
+            rewind(path)
     processes.wait_for_everyone()
-    return path, read_record(path), find_checkpoint(path), rows, lock
-
-
-def check_room(path, model_path, checkpoints):
-    """Raises BadInput if the disk cannot hold so many checkpoints of fp32 weights and AdamW's two moments."""
-    need = checkpoints * 3 * fp32_bytes(model_path)
-    if free_bytes(path) < need:
-        free = size_text(free_bytes(path))
-        raise BadInput(f"{path}: {free} free, {checkpoints} checkpoints need about {size_text(need)}")
+    return read_record(path), find_checkpoint(path), lock
 
 
 def lock_run_dir(path, overwrite):
@@ -238,7 +220,7 @@ def list_checkpoints(path):
 
 
 def rewind(path):
-    """Put an unfinished run back to the checkpoint it continues from, under its lock -> the rows of its log so far.
+    """Put an unfinished run back to the checkpoint it continues from, under its lock.
 
     Later checkpoints are deleted, and so are later rows of metrics.jsonl.
     """
@@ -252,7 +234,6 @@ def rewind(path):
     step = step_of(kept) if kept else 0
     rows = [row for row in read_log(path / "metrics.jsonl") if row["step"] <= step]
     write_text(path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    return rows
 
 
 def step_of(checkpoint):
@@ -274,19 +255,6 @@ def read_log(path):
                 raise BadInput(f"{path}, line {number} is damaged: delete the line") from None
             del rows[number - 1 :]
     return rows
-
-
-def write_model_card(path, record):
-    """README.md of the finished model, in place of the one that TRL writes for the Hub; no licence is claimed."""
-    chosen = "\n".join(f"| {key} | {value} |" for key, value in sorted(record["config"].items()))
-    versions = ", ".join(f"{name} {number}" for name, number in record["decides"]["versions"].items())
-    text = (
-        f"---\nlibrary_name: transformers\ntags: [grpo, pspo, trl]\n---\n\n# {record['model']}, {record['method']}, "
-        f"seed {record['seed']}\n\n{record['model']} fine-tuned with the trust region method `{record['method']}` "
-        f"(Probability Smoothing Policy Optimisation, arXiv 2509.21282).\nTrained with {versions}; what was chosen:\n\n"
-        f"| option | value |\n|---|---|\n{chosen}\n"
-    )
-    write_text(path / "README.md", text)
 
 
 def describe_state(path):

@@ -60,8 +60,8 @@ def make_stock(settings, folder):
 
     fixed = {"use_cpu": True, "save_strategy": "no", "report_to": "none", "reward_weights": list(REWARDS.values())}
     config = GRPOConfig(folder, **fixed, **settings)
-    train, _ = load_training_data("demo", "clip", config.seed, None)
-    return GRPOTrainer(model=str(DEMO_MODEL), reward_funcs=list(REWARDS), args=config, train_dataset=train)
+    data = load_training_data("demo", "clip", config.seed, None)
+    return GRPOTrainer(model=str(DEMO_MODEL), reward_funcs=list(REWARDS), args=config, train_dataset=data["train"])
 
 
 def make_ours(model_dir, method, device, settings, folder):
@@ -76,8 +76,7 @@ def make_ours(model_dir, method, device, settings, folder):
     config, model_config, _ = ours.resolve(args, rest)
     ours.quieten()
     tokenizer = ours.load_tokenizer([Path(model_dir)])
-    parts = ours.load_training_data("demo", method, config.seed, None)
-    data = dict(zip(("train", "validation"), parts, strict=True))
+    data = ours.load_training_data("demo", method, config.seed, None)
     policy = ours.load_policy(Path(model_dir), model_config, tokenizer)
     return ours.make_trainer(args, config, model_config, policy, tokenizer, data)
 

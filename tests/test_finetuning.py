@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -147,7 +148,7 @@ def test_sft_cell():
 
 def test_a_flag_beats_the_recipe_and_the_recipe_the_table(tmp_path):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("learning_rate: 3e-6\nepsilon: 0.3\nseed: 7\n")
+    recipe.write_text("learning-rate: 3e-6\nepsilon: 0.3\nseed: 7\n")  # as on the command line, a - is a _
     flags = ["--model", "Qwen2.5-0.5B", "--trust_region_method", "clip", "--config", recipe, "--epsilon", "0.05"]
     _, _, values = resolved(*flags)
     assert values["learning_rate"] == (3e-6, "recipe")
@@ -191,6 +192,34 @@ def test_when_the_trust_region_is_inert_and_how_long_a_cycle_is(accumulation, pe
     config, _, _ = resolved("--model", "demo", "--trust_region_method", "pspo", *flags, "--num_iterations", iterations)
     assert maths_finetuning.is_inert(config) == inert
     assert maths_finetuning.cycle_steps(config) == cycle
+
+
+PARTIAL = ["--gradient_accumulation_steps", "4", "--steps_per_generation", "6", "--num_iterations", "1"]
+
+
+@pytest.mark.parametrize(
+    ("method", "rows", "flags", "said"),
+    [
+        ("sft", 40, [], "40 rows a step, 1 step an epoch"),  # fewer than one step takes
+        ("sft", 130, [], "64 rows a step, 3 steps an epoch"),
+        ("pspo", 530, PARTIAL, "an epoch is 17 steps and 4224 completions"),  # 11 generations of one and a half steps
+    ],
+)
+def test_the_steps_of_an_epoch_are_those_that_are_trained(method, rows, flags, said, tmp_path):
+    argv = ["--model", "demo", "--trust_region_method", method, "--output_dir", tmp_path, "--eval_strategy", "no"]
+    argv += ["--load_best_model_at_end", "False", *flags]
+    args, rest = maths_finetuning.parse_own_flags(list(map(str, argv)))
+    config, model_config, _ = maths_finetuning.resolve(args, rest)
+    line = " ".join(maths_finetuning.describe(config, "float32", rows, 1))
+    assert said in line
+    path, args.sampler = ROOT / "demo" / "model", "own"
+    tokenizer = maths_finetuning.load_tokenizer([path])
+    data = maths_finetuning.load_training_data("demo", method, 0, None)
+    data["train"] = data["train"].select(range(rows))
+    policy = maths_finetuning.load_policy(path, model_config, tokenizer)
+    trainer = maths_finetuning.make_trainer(args, config, model_config, policy, tokenizer, data)
+    steps = trainer.set_initial_training_values(config, trainer.get_train_dataloader())[1]
+    assert f" {steps} step" in line
 
 
 # ---- real short runs
@@ -440,6 +469,22 @@ def test_a_later_signal_ends_the_process_at_once(monkeypatch):
     assert codes == [128 + signal.SIGUSR1]
 
 
+@pytest.mark.parametrize("step", [7, 8])
+def test_a_signal_in_the_last_step_leaves_its_validation_and_the_best_model_to_it(step, tmp_path):
+    from maths_callbacks import Run
+
+    run = Run.__new__(Run)
+    run.signal = signal.SIGTERM
+    run.trainer = SimpleNamespace(accelerator=SimpleNamespace(device="cpu", reduce=lambda flag: flag), _step=step)
+    config = SimpleNamespace(logging_steps=1, load_best_model_at_end=True)
+    control = SimpleNamespace(should_save=False, should_evaluate=step == 8, should_training_stop=step == 8)
+    run.on_step_end(
+        config, SimpleNamespace(global_step=step, max_steps=8, eval_steps=3, is_world_process_zero=False), control
+    )
+    assert control.should_training_stop and control.should_save == (step == 7)
+    assert config.load_best_model_at_end == control.should_evaluate == (step == 8)
+
+
 def test_a_truncated_checkpoint_is_passed_over(undisturbed, tmp_path):
     expected_weights, expected_log, begin = undisturbed
     path = tmp_path / "demo/pspo/seed0"
@@ -616,6 +661,9 @@ BAD_FLAGS = [
     ([*DEMO, "--per_device_eval_batch_size", "3", "--num_generations_eval", "2"], "eval"),
     ([*DEMO, "--learning_rate", "fast"], "learning_rate"),
     ([*DEMO, "--lerning_rate", "1e-4"], "learning_rate"),
+    ([*DEMO, "-epsilon", "0.2"], "did you mean epsilon"),
+    ([*DEMO, "--no_learning_rate"], "no_learning_rate"),
+    ([*DEMO, "0.2"], "0.2"),
     ([*DEMO, "--seed", "-1"], "seed"),
     ([*DEMO, "--seed", "one"], "seed"),
     ([*DEMO, "--save_steps", "41", "--load_best_model_at_end", "False"], "save_steps"),
@@ -659,6 +707,7 @@ def test_bad_flags(argv, named, start, tmp_path, monkeypatch):
     ("text", "named"),
     [
         ("lerning_rate: 1\n", "learning_rate"),
+        ("1: 2\n", "unknown option 1"),
         ("- a list\n", "mapping"),
         ("a: [1\n", "recipe"),
         ("env: {A: 1}\n", "env"),
@@ -833,9 +882,11 @@ def test_an_unpatched_or_half_patched_trl(files, tmp_path):
 
 
 def test_no_space_is_found_before_training(monkeypatch, tmp_path):
+    from maths_callbacks import check_room
+
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000))
     with pytest.raises(BadInput, match="free"):
-        maths_finetuning.check_room(tmp_path, ROOT / "demo" / "model", 2)
+        check_room(tmp_path, ROOT / "demo" / "model", 2)
 
 
 # ---- real GSM8K rows
