@@ -1,6 +1,6 @@
 """What every script shares: errors in one line, the command line, files that appear whole, locks, the offline cache.
 
-For the experiments of Probability Smoothing Policy Optimisation (arXiv 2509.21282). Standard library and filelock only.
+For the experiments of Probability Smoothing Policy Optimisation (arXiv 2509.21282). Needs filelock and PyYAML alone.
 
     from maths_common import BadInput, hold_lock, make_parser, run_script, write_json
 """
@@ -15,6 +15,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import yaml
 from filelock import FileLock, Timeout
 
 ROOT = Path(__file__).resolve().parent
@@ -115,6 +116,27 @@ def read_json_lines(path):
     return rows
 
 
+def read_yaml(path, what):
+    """What a YAML file says; raises BadInput for one that cannot be read, or has a key twice. what: the file's kind."""
+
+    def compose(anchor):
+        node = yaml.SafeLoader.compose_mapping_node(loader, anchor)
+        keys = [key.value for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:  # PyYAML would keep the last
+            raise BadInput(f"{path}, line {node.start_mark.line + 1}: {twice[0]} is given twice in one mapping")
+        return node
+
+    try:
+        loader = yaml.SafeLoader(Path(path).read_text(encoding="utf-8"))
+        loader.compose_mapping_node = compose
+        loader.deep_construct = True  # what contains itself is then an error of YAML's
+        return loader.get_single_data()
+    except BadInput:
+        raise
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:  # ValueError: not UTF-8, or 2026-13-01
+        raise BadInput(f"cannot read the {what} {path}: {error}") from None
+
+
 def hold_lock(path, busy):
     """Make a directory and lock it; returns a context manager that keeps the lock until it ends or the process does.
 
@@ -129,9 +151,14 @@ def hold_lock(path, busy):
         raise BadInput(f"cannot write to {path}: {error.strerror}; choose another place") from None
 
 
+def existing_parent(path):
+    """The nearest directory that a path is, or will be, in."""
+    return next(parent for parent in [path, *path.absolute().parents] if parent.is_dir())
+
+
 def free_bytes(path):
     """Bytes free where a path is or will be."""
-    return shutil.disk_usage(next(p for p in [path, *path.absolute().parents] if p.is_dir())).free
+    return shutil.disk_usage(existing_parent(path)).free
 
 
 def size_text(size):
@@ -181,14 +208,24 @@ def read_manifest(cache_dir):
         raise BadInput(f"{path} is damaged: {repair}") from None
 
 
+def find_faults(cache_dir, name, hashed):
+    """["PATH: what is wrong with it"] of a cached item's files by the manifest: sizes, and if `hashed` every byte."""
+    faults = []
+    for file, stated in read_manifest(cache_dir).get(name, {"files": {}})["files"].items():
+        path = Path(cache_dir) / name / file
+        if not path.is_file():
+            faults.append(f"{path}: missing")
+        elif path.stat().st_size != stated["size"]:
+            faults.append(f"{path}: {path.stat().st_size} bytes, not {stated['size']}")
+        elif hashed and hash_file(path) != stated["sha256"]:
+            faults.append(f"{path}: changed since it was fetched")
+    return faults
+
+
 def check_sizes(cache_dir, name, repair):
     """Raise BadInput unless each file of a cached item has the size its manifest states; `repair` is the way out.
 
     A missing or cut file is found here at the cost of a few stat calls; save_model_locally.py --verify also hashes.
     """
-    for file, stated in read_manifest(cache_dir).get(name, {"files": {}})["files"].items():
-        path = Path(cache_dir) / name / file
-        size = path.stat().st_size if path.is_file() else None
-        if size != stated["size"]:
-            found = "is missing" if size is None else f"has {size} bytes, not {stated['size']}"
-            raise BadInput(f"{path} {found}; repair it with: {repair}")
+    if faults := find_faults(cache_dir, name, hashed=False):
+        raise BadInput(f"{faults[0]}; repair it with: {repair}")

@@ -251,8 +251,8 @@ def check_model(args):
     return model_path
 
 
-def main():
-    args, rest = parse_own_flags(sys.argv[1:])
+def main(argv=None):
+    args, rest = parse_own_flags(sys.argv[1:] if argv is None else argv)
     go_offline()
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func is experimental; TRL is pinned
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # TRL's own use of old names
@@ -265,10 +265,10 @@ def main():
     except ValueError as error:
         raise BadInput(str(error)) from None
     config, model_config, values = resolve(args, rest)
+    check_config(args, config, model_config)
     if args.print_config:
         print_config(values)
         return 0
-    check_config(args, config, model_config)
     return run_training(args, config, model_config, values, model_path)
 
 

@@ -25,7 +25,6 @@ slurm/env.sh says what the site is like, and the environment (GRID_PARTITION) or
 """
 
 import contextlib
-import difflib
 import itertools
 import json
 import os
@@ -51,7 +50,9 @@ from maths_common import (
     hold_lock,
     make_parser,
     read_json,
+    read_yaml,
     run_script,
+    suggest,
     write_json,
     write_text,
 )
@@ -110,16 +111,7 @@ def read_grid(path):
 
 def load_grid(path):
     """The mapping in a grid file, its output_root absolute; raises BadInput naming a part that is misspelt or wrong."""
-    try:
-        loader = yaml.SafeLoader(Path(path).read_text(encoding="utf-8"))
-        compose = loader.compose_mapping_node
-        loader.compose_mapping_node = lambda anchor: check_twice(compose(anchor), path)
-        loader.deep_construct = True  # what contains itself is then an error of YAML's
-        grid = loader.get_single_data()
-    except BadInput:
-        raise
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:  # ValueError: not UTF-8, or 2026-13-01
-        raise BadInput(f"cannot read the grid {path}: {error}") from None
+    grid = read_yaml(path, "grid")
     if not isinstance(grid, dict):
         raise BadInput(f"{path} is not a grid: it must be a mapping with {', '.join(GRID_KEYS)}")
     for key in grid:
@@ -145,21 +137,12 @@ def check_parts(grid, path):
             check_value(key, value, place in ("train", "evaluate"), f"{path}, {place}")
 
 
-def check_twice(node, path):
-    """A mapping as YAML has it; raises BadInput for a key that is in it twice, of which PyYAML would keep the last."""
-    keys = [key.value for key, _ in node.value]
-    if twice := [key for key in keys if keys.count(key) > 1]:
-        raise BadInput(f"{path}, line {node.start_mark.line + 1}: {twice[0]} is given twice in one mapping")
-    return node
-
-
 def check_name(key, known, place):
     """Raise BadInput for a name that is not known, with the closest one that is."""
     if key in OURS and known is not GRID_KEYS:
         raise BadInput(f"{place}: {key} cannot be given: {OURS[key]}")
     if key not in known:
-        close = difflib.get_close_matches(str(key), known, 1)
-        raise BadInput(f"{place}: unknown name {key!r}" + (f"; did you mean {close[0]}?" if close else ""))
+        raise BadInput(f"{place}: unknown name {key!r}{suggest(str(key), known)}")
 
 
 def check_value(key, value, words, place):

@@ -13,9 +13,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-import yaml
-
-from maths_common import BadInput, make_parser, suggest
+from maths_common import BadInput, make_parser, read_yaml, suggest
 from maths_models import choose_precision
 from maths_rewards import REWARDS
 
@@ -121,10 +119,7 @@ def read_recipe(argv):
     parser.add_argument("--config")
     if not (path := parser.parse_known_args(argv)[0].config):
         return {}
-    try:
-        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadInput(f"cannot read the recipe {path}: {error}") from None
+    recipe = read_yaml(path, "recipe")
     if not isinstance(recipe, dict) or "env" in recipe:
         raise BadInput(f"the recipe {path} must be a mapping of flags to values (and has no 'env')")
     return {str(key).replace("-", "_"): value for key, value in recipe.items()}

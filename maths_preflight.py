@@ -18,7 +18,7 @@ from pathlib import Path
 
 import maths_evaluations
 import maths_finetuning
-from maths_common import ROOT, BadInput, free_bytes, get_cache_dir, size_text
+from maths_common import ROOT, BadInput, existing_parent, free_bytes, get_cache_dir, size_text
 from maths_datasets import DEFAULT_DATASETS, find_dataset, load_maths_dataset
 from maths_models import find_model, fp32_bytes
 from maths_slurm import ask
@@ -31,19 +31,15 @@ def check_commands(cells):
 
     Both scripts are asked in this process: TRL is imported once, and a cell then takes 0.02 s.
     """
-    argv = sys.argv
     for cell in cells:
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                sys.argv = [*cell.train[1:], "--print_config"]
-                maths_finetuning.main()
+                maths_finetuning.main([*cell.train[2:], "--print_config"])
             maths_evaluations.parse_args(cell.evaluate[2:])
         except BadInput as error:
             raise BadInput(f"cell {cell.index}, {cell.run_dir}: {error}") from None
         except ImportError as error:
             raise BadInput(f"{sys.executable} lacks a package ({error}): pip install -r requirements.txt") from None
-        finally:
-            sys.argv = argv
 
 
 def check_data(cells, cache_dir=None):
@@ -65,11 +61,10 @@ def check_room(cells, places, cache_dir, at_once):
     BadInput if one of `places` cannot be written, or if the cells do not fit.
     """
     for place in places:
-        there = next(parent for parent in [place, *place.absolute().parents] if parent.is_dir())
         try:
-            tempfile.TemporaryFile(dir=there).close()
+            tempfile.TemporaryFile(dir=existing_parent(place)).close()
         except OSError as error:
-            raise BadInput(f"cannot write in {there}: {error.strerror}") from None
+            raise BadInput(f"cannot write in {existing_parent(place)}: {error.strerror}") from None
     sizes = [0 if cell.flags.get("use_peft") else fp32_bytes(find_model(cell.model, cache_dir)) for cell in cells]
     limits = [int(cell.flags.get("save_total_limit", 2)) for cell in cells]
     need = sum(size * (1 + 3 * limit) for size, limit in zip(sizes, limits, strict=True))

@@ -31,6 +31,7 @@ from maths_common import (
     DEFAULT_CACHE_DIR,
     MANIFEST,
     BadInput,
+    find_faults,
     free_bytes,
     get_cache_dir,
     hash_file,
@@ -73,18 +74,6 @@ def bytes_in(path):
     return sum((path / file).stat().st_size for file in find_files(path))
 
 
-def find_faults(cache_dir, name, item):
-    """["ITEM/FILE: what is wrong"] for files of a cached item that are missing or changed; [] if none is."""
-    faults = []
-    for file, stated in item["files"].items():
-        path = cache_dir / name / file
-        if not path.is_file():
-            faults.append(f"{name}/{file}: missing")
-        elif path.stat().st_size != stated["size"] or hash_file(path) != stated["sha256"]:
-            faults.append(f"{name}/{file}: changed since it was fetched")
-    return faults
-
-
 def verify_cache(cache_dir, names):
     """Hash items against the manifest, print what is wrong; returns the exit code, 1 if anything is.
 
@@ -96,7 +85,7 @@ def verify_cache(cache_dir, names):
     faults = [f"{name}: not in the cache" for name in names if name not in items]
     for name in [name for name in names or items if name in items]:
         print(f"checking {name} ({size_text(bytes_in(cache_dir / name))})", flush=True)
-        faults += find_faults(cache_dir, name, items[name])
+        faults += find_faults(cache_dir, name, hashed=True)
         strangers = [file for file in find_files(cache_dir / name) if file not in items[name]["files"]]
         faults += [f"{name}/{file}: not in {MANIFEST}" for file in strangers]
     print("\n".join(faults) if faults else f"all {len(names or items)} items are as they were fetched")
@@ -333,7 +322,7 @@ def plan_items(cache_dir, items):
     jobs = []
     for name, (kind, hub_id, revision) in items.items():
         known = check_place(cache_dir, name, hub_id)
-        held, faults = (known["revision"], find_faults(cache_dir, name, known)) if known else (None, [])
+        held, faults = (known["revision"], find_faults(cache_dir, name, hashed=True)) if known else (None, [])
         for fault in faults:
             print(fault, file=sys.stderr)
         if known and not faults and (kind == "dataset" or revision in (None, held)):
