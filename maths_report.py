@@ -27,6 +27,7 @@ from pathlib import Path
 
 from maths_common import BadInput, make_parser, read_json, run_script
 from maths_comparison import CURVES, accuracy_of, group_methods, make_results, percent, scaled_controls, show_setting
+from maths_page import write_page
 from maths_rows import read_rows
 from maths_runs import read_log
 from maths_statistics import MIN_SEEDS, compare, summarise_accuracy
@@ -259,7 +260,6 @@ def make_report(runs, baseline=None):
 def write_report(report, args):
     """Everything under --output: files, figures, the page."""
     from maths_figures import draw_figures  # these import pandas
-    from maths_page import write_page
     from maths_tables import make_tables, write_files
 
     args.output.mkdir(parents=True, exist_ok=True)

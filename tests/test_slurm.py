@@ -237,8 +237,8 @@ def disturbed(slurm, tmp_path_factory):
     higher = ["--partition=swarm_a100", "--gres=gpu:a100swarm:4", "--nodes=1", "--output=/dev/null"]
     call(slurm, "sbatch", *higher, "--wrap=true")
     thaw(pids["taken"], signal.SIGTERM)
-    call(slurm, "scontrol", "update", f"jobid={jobs['wall']}_0", "endtime=now+100")  # in place of 60 hours
     calm = maths_grid(slurm, grids["calm"], "--run")
+    call(slurm, "scontrol", "update", f"jobid={jobs['wall']}_0", "endtime=now+100")  # in place of 60 hours
     thaw(pids["wall"], signal.SIGUSR1)
     assert calm.returncode == 0, calm.stderr
     wait_for("the arrays", 300, lambda: not queue(slurm))
