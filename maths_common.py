@@ -209,16 +209,16 @@ def read_manifest(cache_dir):
 
 
 def find_faults(cache_dir, name, hashed):
-    """["PATH: what is wrong with it"] of a cached item's files by the manifest: sizes, and if `hashed` every byte."""
+    """["PATH is missing"] and the like of a cached item's files by the manifest: sizes, and if `hashed` every byte."""
     faults = []
     for file, stated in read_manifest(cache_dir).get(name, {"files": {}})["files"].items():
         path = Path(cache_dir) / name / file
         if not path.is_file():
-            faults.append(f"{path}: missing")
+            faults.append(f"{path} is missing")
         elif path.stat().st_size != stated["size"]:
-            faults.append(f"{path}: {path.stat().st_size} bytes, not {stated['size']}")
+            faults.append(f"{path} has {path.stat().st_size} bytes, not {stated['size']}")
         elif hashed and hash_file(path) != stated["sha256"]:
-            faults.append(f"{path}: changed since it was fetched")
+            faults.append(f"{path} has changed since it was fetched")
     return faults
 
 

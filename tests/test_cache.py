@@ -675,7 +675,7 @@ def test_kill_between_manifest_and_rename_is_reported_and_repaired(hub, save, tm
         cache.publish(root, "tiny", item, built)
     monkeypatch.undo()
     result = save("--verify")
-    assert result.returncode == 1 and "tiny/config.json: missing" in result.stdout
+    assert result.returncode == 1 and "tiny/config.json is missing" in result.stdout
     assert save("--models", "maker/tiny").returncode == 0
     assert state(tmp_path) == {"tiny": []}
 
@@ -735,7 +735,7 @@ def test_verify_finds_an_extra_row(save, filled, tmp_path):
         DatasetDict({s: Dataset.from_list([*r, r[0]]) for s, r in saved.items()}).save_to_disk(str(path))
         result = save("--verify", "--datasets", name)
         assert result.returncode == 1
-        assert re.search(rf"{name}/.*\.arrow: \d+ bytes, not \d+", result.stdout)
+        assert re.search(rf"{name}/.*\.arrow has \d+ bytes, not \d+", result.stdout)
 
 
 def test_damage_is_repaired_with_what_is_still_good(hub, save, tmp_path):
@@ -776,7 +776,7 @@ def test_a_repair_that_cannot_be_made_moves_nothing(hub, save, tmp_path):
     settings["env"]["HF_ENDPOINT"] = "http://127.0.0.1:9"
     refused = subprocess.run([*command(tmp_path), "--models", "maker/tiny"], **settings)
     assert_refused(refused, "no network")
-    assert "tiny/model.safetensors: changed" in refused.stderr
+    assert "tiny/model.safetensors has changed" in refused.stderr
     assert snapshot(tmp_path / "cache" / "tiny") == before
     full = "import shutil, sys; shutil.disk_usage = lambda _: shutil._ntuple_diskusage(1, 1, 0)\n" + RUN
     refused = run_changed(full, hub, tmp_path, "--models", "maker/tiny")
