@@ -158,7 +158,7 @@ def describe(config, weights, rows, processes):
 def check_plan(config, rows):
     """Raises BadInput where the data and the schedule do not fit."""
     cycle = cycle_steps(config)
-    for name in ("save_steps", "eval_steps"):
+    for name in ("save_steps", "eval_steps") if config.eval_strategy != "no" else ("save_steps",):
         steps = getattr(config, name)
         if steps and steps % cycle:
             raise BadInput(f"{name} {steps} is not a multiple of the generation cycle of {cycle} steps")

@@ -197,6 +197,16 @@ def test_when_the_trust_region_is_inert_and_how_long_a_cycle_is(accumulation, pe
 PARTIAL = ["--gradient_accumulation_steps", "4", "--steps_per_generation", "6", "--num_iterations", "1"]
 
 
+def test_the_steps_of_validation_matter_where_there_is_any():
+    flags = ["--model", "demo", "--trust_region_method", "pspo", *PARTIAL, "--save_steps", "6"]  # a cycle of 3
+    flags += ["--load_best_model_at_end", "False"]
+    config, _, _ = resolved(*flags)
+    with pytest.raises(BadInput, match="eval_steps 40 is not a multiple of the generation cycle of 3 steps"):
+        maths_finetuning.check_plan(config, 3000)
+    config, _, _ = resolved(*flags, "--eval_strategy", "no")
+    maths_finetuning.check_plan(config, 3000)
+
+
 @pytest.mark.parametrize(
     ("method", "rows", "flags", "said"),
     [
