@@ -280,7 +280,7 @@ def change_trl(package, wanted):
     refuse_links(package)
     with hold_lock(package) as locked:
         for path in left if locked else ():
-            shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         try:
             return write_state(package, wanted)
         except OSError as error:

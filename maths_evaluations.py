@@ -359,8 +359,8 @@ def answer_task(args, answer, decode, task, file, bar):
         chunk = ids[start : start + size]
 
         def finished(place, completions, chunk=chunk):
-            wanted = task.missing.get(chunk[place], [])
-            store([make_row(chunk[place], t, s, *decode(completions[s].ids)) for s in wanted])
+            if wanted := task.missing.get(chunk[place]):
+                store([make_row(chunk[place], t, s, *decode(completions[s].ids)) for s in wanted])
 
         if any(i in task.missing for i in chunk):
             requests = [Request(task.prompts[i], make_seed(args.seed, task.name, i, t), range(n)) for i in chunk]

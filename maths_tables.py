@@ -109,11 +109,8 @@ def table_cells(rows):
     lines = []
     for r in rows:
         line = [r["model"], r["setting"], r["data_set"], f"{r['temperature']:g}", r["method"], str(r["seeds"])]
-        line += [
-            "" if r["learning_rate"] is None else f"{r['learning_rate']:g}",
-            str(r["rates_tried"]),
-            show_interval(r, "accuracy"),
-        ]
+        rate = "" if r["learning_rate"] is None else f"{r['learning_rate']:g}"
+        line += [rate, str(r["rates_tried"]), show_interval(r, "accuracy")]
         gap, p, limit = "", "", ""
         if r.get("difference") is not None:
             gap = show_interval(r, "difference", "difference_", "+")
@@ -143,7 +140,5 @@ def write_files(tables, rows, output):
             write_text(output / f"{name}.csv", shown.to_csv(index=False, float_format="%.6g"))
     header, lines = table_cells(rows)
     write_text(output / "results.md", to_markdown(header, lines) + f"\n{STARRED}\n")
-    write_text(
-        output / "results.tex",
-        pd.DataFrame(lines, columns=header).to_latex(index=False, escape=True) + f"% {STARRED}\n",
-    )
+    latex = pd.DataFrame(lines, columns=header).to_latex(index=False, escape=True)
+    write_text(output / "results.tex", f"{latex}% {STARRED}\n")

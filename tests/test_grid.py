@@ -228,6 +228,8 @@ def test_flags_that_only_the_scripts_can_judge_are_judged_before_anything_runs()
         check(axes={**AXES, "method": ["sft"], "num_iterations": [2]})
     with pytest.raises(BadInput, match=r"cell 1, runs/demo/noclip/seed-1: seed must be"):
         check(axes={**AXES, "seed": [0, -1]})
+    with pytest.raises(BadInput, match=r"cell 0.*--merge_adapter needs --use_peft"):
+        check(train={"merge_adapter": True})
     with pytest.raises(BadInput, match=r"cell 0.*--limit 0"):
         check(evaluate={"limit": 0})
     with pytest.raises(BadInput, match=r"cell 0.*data set"):

@@ -14,18 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 SOURCES = [*sorted(ROOT.glob("*.py")), *sorted(ROOT.glob("grading/*.py")), *sorted(ROOT.glob("demo/*.py"))]
 SLOW = {"torch", "transformers", "trl", "datasets", "peft", "accelerate", "safetensors", "matplotlib", "scipy", "vllm"}
-SLOW |= {
-    "huggingface_hub",
-    "tokenizers",
-    "markupsafe",
-    "pyarrow",
-    "math_verify",
-    "jinja2",
-    "tqdm",
-    "httpx2",
-    "yaml",
-    "pandas",
-}
+SLOW |= {"huggingface_hub", "tokenizers", "markupsafe", "pyarrow", "math_verify", "jinja2", "tqdm", "httpx2", "yaml"}
+SLOW |= {"pandas"}
 
 
 def name_of(path):

@@ -355,6 +355,14 @@ def test_file_system_without_locks(site, monkeypatch, capsys):
     assert "no file lock" in capsys.readouterr().err
 
 
+def test_what_a_killed_run_has_left_goes_be_it_a_folder_or_a_file(site):
+    left = [site / "trl/trainer" / f"{apply_patches.TEMPORARY_PREFIX}{name}" for name in ("folder", "file")]
+    left[0].mkdir()
+    left[1].touch()
+    assert apply_patches.change_trl(site / "trl", "patched")
+    assert not any(path.exists() for path in left)
+
+
 @pytest.mark.parametrize("mode", [0o444, None])
 def test_the_file_that_carries_the_lock_may_be_read_only_and_is_named_when_it_is_missing(site, mode):
     carrier = site / "trl/__init__.py"
