@@ -26,8 +26,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from grading import GRADER_VERSION, vote
-from maths_common import (
+from common.datasets import DATASETS, DEFAULT_DATASETS, build_prompt, find_dataset, load_maths_dataset
+from common.files import (
     DEMO_DIR,
     BadInput,
     get_cache_dir,
@@ -40,8 +40,7 @@ from maths_common import (
     run_script,
     write_json,
 )
-from maths_datasets import DATASETS, DEFAULT_DATASETS, build_prompt, find_dataset, load_maths_dataset
-from maths_models import (
+from common.models import (
     choose_precision,
     describe_device,
     find_model_dirs,
@@ -50,10 +49,11 @@ from maths_models import (
     load_model,
     load_tokenizer,
 )
+from common.runs import describe_changes, find_changes, read_record, what_decides
+from evaluation.rows import MAX_SAMPLES, TOO_LONG, cut_torn_line, grade_rows, make_row, read_rows, regrade, to_lines
+from grading import GRADER_VERSION, vote
 from maths_rewards import check_grader
-from maths_rows import MAX_SAMPLES, TOO_LONG, cut_torn_line, grade_rows, make_row, read_rows, regrade, to_lines
-from maths_runs import describe_changes, find_changes, read_record, what_decides
-from maths_statistics import Sample, print_table, summarise_dataset
+from reporting.statistics import Sample, print_table, summarise_dataset
 
 TEMPERATURES = [0.0, 0.2, 0.4, 0.6, 0.8]  # arXiv 2509.21282, evaluation at five temperatures
 MAX_BATCH_SIZE = {"cpu": 256, "cuda": 1024}  # rows; on two CPU cores 512 is slower than 256: the cache no longer fits
@@ -270,7 +270,7 @@ def make_transformers_engine(args, dirs, eos_token_ids, pad_token_id, prompts):
     """
     from transformers.utils import logging
 
-    from maths_generation import Request, Sampling, check_sampler, generate
+    from sampling.engine import Request, Sampling, check_sampler, generate
 
     logging.disable_progress_bar()
     device, dtype = choose_precision()
@@ -290,7 +290,7 @@ def make_vllm_engine(args, dirs, eos_token_ids, longest):
     """The same of vLLM; longest: tokens of the longest prompt and completion together."""
     from vllm import LLM, SamplingParams
 
-    from maths_generation import Completion
+    from sampling.engine import Completion
 
     device, dtype = choose_precision()
     if device == "cpu":
@@ -344,7 +344,7 @@ def answer_task(args, answer, decode, task, file, bar):
     Whole chunks are generated, the same ones in every run, even where a part of a chunk is stored already: a batch of
     the same rows rounds the same way, so the completions are those of a run that was never interrupted.
     """
-    from maths_generation import Request
+    from sampling.engine import Request
 
     def store(rows):
         file.write(to_lines(grade_rows(rows, task.problems)))

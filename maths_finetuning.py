@@ -1,9 +1,9 @@
 """Fine-tune a causal language model on GSM8K with GRPO under a chosen trust region, or with plain SFT as the baseline.
 
 Reproduces the training runs of Probability Smoothing Policy Optimisation (arXiv 2509.21282) with the values of its
-published scripts, which maths_hyperparameters.py holds. Departures: fp32 weights under bf16 autocast (bf16 weights lose
-updates at such learning rates), all 473 validation rows, a reward without the published one's faults, a sampler that
-answers a batch faster.
+published scripts, which training/hyperparameters.py holds. Departures: fp32 weights under bf16 autocast (bf16 weights
+lose updates at such learning rates), all 473 validation rows, a reward without the published one's faults, a sampler
+that answers a batch faster.
 
     python maths_finetuning.py --model demo --trust_region_method pspo --seed 0
     python maths_finetuning.py --model Qwen2.5-0.5B --trust_region_method clip --seed 0 --epsilon 0.2
@@ -26,12 +26,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from apply_patches import require_patched_trl, trust_region_methods
-from maths_common import BadInput, get_cache_dir, go_offline, hash_value, make_parser, run_script, write_json
-from maths_datasets import build_prompt, find_dataset, load_training_split
-from maths_hyperparameters import check_names, print_config, read_recipe, resolve
-from maths_models import check_weights, find_model, get_eos_token_ids, load_model, load_tokenizer
+from common.datasets import build_prompt, find_dataset, load_training_split
+from common.files import BadInput, get_cache_dir, go_offline, hash_value, make_parser, run_script, write_json
+from common.models import check_weights, find_model, get_eos_token_ids, load_model, load_tokenizer
+from common.runs import EXIT_SAVED, make_record, open_run
 from maths_rewards import REWARDS
-from maths_runs import EXIT_SAVED, make_record, open_run
+from training.hyperparameters import check_names, print_config, read_recipe, resolve
 
 # With one of these away from its default only TRL can sample.
 TRL_SAMPLES = ("min_p", "repetition_penalty", "generation_kwargs", "cache_implementation", "use_vllm")
@@ -221,7 +221,7 @@ def make_trainer(args, config, model_config, model, tokenizer, data, settle=None
     common |= {"peft_config": get_peft_config(model_config)}
     if args.trust_region_method == "sft":
         return SFTTrainer(**common)
-    from maths_rollout import make_rollout  # imports torch
+    from training.rollout import make_rollout  # imports torch
 
     rollout = None if args.sampler == "trl" else make_rollout(config.seed, tokenizer, settle)
     return GRPOTrainer(reward_funcs=list(REWARDS), rollout_func=rollout, **common)
@@ -284,7 +284,7 @@ def quieten():
 
 def run_training(args, config, model_config, values, model_path):
     """From a checked configuration to a finished run directory; returns the exit code."""
-    from maths_callbacks import check_room
+    from training.callbacks import check_room
 
     quieten()
     processes, method = config.distributed_state, args.trust_region_method
@@ -319,8 +319,8 @@ def finish_training(args, trainer, path, record, checkpoint, say):
     """Train, then put the finished model, its record and its curve in place; returns the exit code."""
     from transformers import PrinterCallback, ProgressCallback
 
-    from maths_callbacks import Progress, Run, save_final, write_model_card
-    from maths_figures import plot_training
+    from reporting.figures import plot_training
+    from training.callbacks import Progress, Run, save_final, write_model_card
 
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)

@@ -42,8 +42,7 @@ from typing import NamedTuple
 import yaml
 
 import maths_finetuning
-import maths_slurm
-from maths_common import (
+from common.files import (
     ROOT,
     BadInput,
     hash_value,
@@ -56,9 +55,10 @@ from maths_common import (
     write_json,
     write_text,
 )
-from maths_hyperparameters import read_field_names
-from maths_preflight import check_commands, check_data, preflight
-from maths_runs import EXIT_SAVED, is_live, read_log
+from common.runs import EXIT_SAVED, is_live, read_log
+from slurm import queue as slurm_queue
+from slurm.preflight import check_commands, check_data, preflight
+from training.hyperparameters import read_field_names
 
 GRID_KEYS = ("axes", "cells", "train", "evaluate", "output_root")
 NAMING = ("model", "method", "seed")  # what every cell has, and what its directory is named by
@@ -336,10 +336,10 @@ def run_task(cell):
     if cell_state(cell)[0] == "evaluated":
         print(f"{cell.run_dir} is evaluated already")
         return 0
-    code, received = run_cell(cell, maths_slurm.launch_words())
+    code, received = run_cell(cell, slurm_queue.launch_words())
     if code == EXIT_SAVED and "SLURM_ARRAY_JOB_ID" in os.environ and signal.SIGTERM not in received:
         # after SIGTERM, SLURM does it itself (preemption) or nobody wants it (scancel)
-        print(maths_slurm.requeue(), flush=True)
+        print(slurm_queue.requeue(), flush=True)
     return code
 
 
@@ -380,7 +380,7 @@ def read_queue(must=False):
     """
     jobs, read = [], cache(read_grid)  # as it was when it was submitted
     try:
-        jobs = maths_slurm.list_jobs()
+        jobs = slurm_queue.list_jobs()
     except BadInput as error:
         if must:
             raise
@@ -399,7 +399,7 @@ def submit(cells, args):
 
     With --preflight only the checks are made, with --dry_run the lines are printed and nothing is checked.
     """
-    site, env = maths_slurm.read_site(vars(args))
+    site, env = slurm_queue.read_site(vars(args))
     queue = read_queue(must=True)
     states = [cell_state(cell, queue)[0] for cell in cells]
     wanted = [cell for cell, state in zip(cells, states, strict=True) if state in TO_DO]
@@ -409,18 +409,18 @@ def submit(cells, args):
         print(f"nothing to submit: {rest}")
         return 0
     frozen, text = freeze_grid(args.grid)
-    array = maths_slurm.array_line(site, frozen, [cell.index for cell in wanted])
+    array = slurm_queue.array_line(site, frozen, [cell.index for cell in wanted])
     others = sorted({queue[place][2] for cell in cells if (place := cell.run_dir.resolve()) in queue})
     if args.dry_run:
-        after = maths_slurm.report_line(site, frozen, [*others, "JOBID"])
+        after = slurm_queue.report_line(site, frozen, [*others, "JOBID"])
         print(shlex.join(array), shlex.join(after), sep="\n")
         return 0
-    preflight(wanted, site, env, LOGS, [array, maths_slurm.report_line(site, frozen, [])])
+    preflight(wanted, site, env, LOGS, [array, slurm_queue.report_line(site, frozen, [])])
     if args.submit:
         write_text(frozen, text)
-        job = maths_slurm.queue_job(array, env)
+        job = slurm_queue.queue_job(array, env)
         print(f"job {job}: {len(wanted)} cells, {site['throttle']} at a time; not submitted: {rest}")
-        after = maths_slurm.queue_job(maths_slurm.report_line(site, frozen, [*others, job]), env)
+        after = slurm_queue.queue_job(slurm_queue.report_line(site, frozen, [*others, job]), env)
         print(f"job {after}: the table, in {LOGS / frozen.stem}-report-{after}.out")
     return 0
 
@@ -438,7 +438,7 @@ def make_arguments():
     what.add_argument("--report", action="store_true", help="show the cells and the table: what the report job runs")
     parser.add_argument("--dry_run", action="store_true", help="print the commands that would run, and run nothing")
     site = parser.add_argument_group("SLURM: these go before the environment and slurm/env.sh")
-    for name, text in maths_slurm.SITE.items():
+    for name, text in slurm_queue.SITE.items():
         site.add_argument(f"--{name}", help=text)
     return parser
 

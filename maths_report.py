@@ -25,12 +25,20 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from maths_common import BadInput, make_parser, read_json, run_script
-from maths_comparison import CURVES, accuracy_of, group_methods, make_results, percent, scaled_controls, show_setting
-from maths_page import write_page
-from maths_rows import read_rows
-from maths_runs import read_log
-from maths_statistics import MIN_SEEDS, compare, summarise_accuracy
+from common.files import BadInput, make_parser, read_json, run_script
+from common.runs import read_log
+from evaluation.rows import read_rows
+from reporting.comparison import (
+    CURVES,
+    accuracy_of,
+    group_methods,
+    make_results,
+    percent,
+    scaled_controls,
+    show_setting,
+)
+from reporting.page.page import write_page
+from reporting.statistics import MIN_SEEDS, compare, summarise_accuracy
 
 # What is kept of a training log, so that hundreds of long runs fit into memory.
 LOGGED = {"step", "eval_reward", "eval_loss", "trust_region/ratio_min", "trust_region/ratio_max", *CURVES}
@@ -259,8 +267,8 @@ def make_report(runs, baseline=None):
 
 def write_report(report, args):
     """Everything under --output: files, figures, the page."""
-    from maths_figures import draw_figures  # these import pandas
-    from maths_tables import make_tables, write_files
+    from reporting.figures import draw_figures  # these import pandas
+    from reporting.tables import make_tables, write_files
 
     args.output.mkdir(parents=True, exist_ok=True)
     tables = make_tables(report)

@@ -39,8 +39,8 @@ import re
 import sys
 
 import grading
+from common.files import BadInput, make_parser, run_script
 from grading import KINDS, grade, grade_batch
-from maths_common import BadInput, make_parser, run_script
 
 
 def check_grader(kinds):

@@ -27,7 +27,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
-from maths_common import (
+from common.datasets import DATASETS, DEFAULT_DATASETS, map_row
+from common.files import (
     DEFAULT_CACHE_DIR,
     MANIFEST,
     BadInput,
@@ -44,9 +45,8 @@ from maths_common import (
     size_text,
     write_json,
 )
-from maths_datasets import DATASETS, DEFAULT_DATASETS, map_row
-from maths_hub import check_reachable, fetch_files, is_whole, list_repository
-from maths_models import MODELS
+from common.hub import check_reachable, fetch_files, is_whole, list_repository
+from common.models import MODELS
 
 ON_THE_HUB = [name for name, data in DATASETS.items() if data.hub_id]
 # Safetensors, configuration, tokenizer; no pickle, no code, nothing in folders (onnx/, original/).

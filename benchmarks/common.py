@@ -22,7 +22,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from maths_common import make_parser, read_json, write_json  # noqa: E402
+from common.files import make_parser, read_json, write_json  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 SCRATCH = ROOT / "runs" / "benchmark"  # logs of the parts, and results of --quick

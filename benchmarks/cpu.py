@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import evaluation, patch_cost, rewards, startup, training
 from benchmarks.common import Part, run_benchmarks
-from maths_common import run_script
+from common.files import run_script
 
 PARTS = {
     "startup": Part(startup.measure, 400),

@@ -42,8 +42,8 @@ def load(problems):
     import torch
     from transformers.utils import logging
 
-    from maths_datasets import build_prompt, load_maths_dataset
-    from maths_models import get_eos_token_ids, load_model, load_tokenizer
+    from common.datasets import build_prompt, load_maths_dataset
+    from common.models import get_eos_token_ids, load_model, load_tokenizer
 
     logging.disable_progress_bar()
     model, tokenizer = load_model([DEMO_MODEL], torch.float32).eval(), load_tokenizer([DEMO_MODEL])
@@ -86,7 +86,7 @@ def answer_as_published(setup, samples):
 
 def answer_as_we_do(setup, samples, temperature=TEMPERATURE, first=0, max_new_tokens=MAX_NEW_TOKENS):
     """Our engine with what maths_evaluations.py gives it; first: the first sample's index, other samples after it."""
-    from maths_generation import Request, Sampling, generate
+    from sampling.engine import Request, Sampling, generate
 
     sampling = Sampling(temperature, 1.0, 0, max_new_tokens, setup.eos, setup.tokenizer.pad_token_id)
     requests = [Request(p, seed, range(first, first + samples)) for seed, p in enumerate(setup.prompts)]
@@ -117,7 +117,7 @@ def compare_distributions(ours, theirs):
 
     ours, theirs: arrays [problems, 2] of `score`. The row's figure is the end of the interval farther from zero.
     """
-    from maths_statistics import bootstrap_interval
+    from reporting.statistics import bootstrap_interval
 
     low, high = bootstrap_interval(ours - theirs)
     margins = (("accuracy", SAME_ACCURACY, 100, "points"), ("length", SAME_LENGTH, 1, "tokens"))
@@ -224,7 +224,7 @@ def answer_texts(setup, chats):
 
 def compare_with_harness(options):
     """Rows: greedy, the same model and prompts: seconds, equal completions and accuracy by lm_eval's batch size."""
-    from maths_datasets import build_prompt
+    from common.datasets import build_prompt
 
     name = "greedy, against lm_eval, batch size {}"
     if not options.lm_eval_python:
@@ -287,8 +287,8 @@ def evaluate_many(count, samples):
     import datasets
 
     import maths_evaluations
-    from maths_common import run_script
-    from maths_datasets import load_maths_dataset
+    from common.datasets import load_maths_dataset
+    from common.files import run_script
 
     rows = load_maths_dataset("demo", "test", None).to_list()
     many = [row | {"id": f"{i}-{row['id']}"} for i in range(-(-count // len(rows))) for row in rows][:count]

@@ -41,7 +41,7 @@ from benchmarks.common import (
     timed,
 )
 from benchmarks.evaluation import pad_left
-from maths_common import run_script
+from common.files import run_script
 
 PROMPTS, SAMPLES, PROMPT_TOKENS, NEW_TOKENS = 16, 4, 160, 128  # the paper's batch; 160 tokens: GSM8K's prompts
 OUR_ROWS = (64, 256, 1024)  # rows decoded at once; training has 64, an evaluation fills what is given
@@ -87,7 +87,7 @@ def load_shape(options, shape):
 
 def sample_ours(model, prompts, samples, new, rows, temperature=TEMPERATURE):
     """Our engine's Completions; no token ends one, so all have the same length."""
-    from maths_generation import Request, Sampling, generate
+    from sampling.engine import Request, Sampling, generate
 
     sampling = Sampling(temperature, TOP_P if temperature else 1.0, 0, new, [], 0)
     return generate(model, [Request(p, i, range(samples)) for i, p in enumerate(prompts)], sampling, rows)
@@ -98,7 +98,7 @@ def sample_ours(model, prompts, samples, new, rows, temperature=TEMPERATURE):
 
 def check_right(options):
     """Rows: our log-probabilities against a forward pass; greedy tokens against model.generate's but for ties."""
-    from maths_generation import TOLERANCE, Request, logp_difference
+    from sampling.engine import TOLERANCE, Request, logp_difference
 
     for shape in options.shape:
         model, prompts, new = load_shape(options, shape)

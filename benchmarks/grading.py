@@ -21,7 +21,7 @@ import grading
 import grading.latex
 import grading.text
 import grading.verdict
-from maths_common import BadInput, make_parser, run_script
+from common.files import BadInput, make_parser, run_script
 
 PASSES = 5  # of ours over a file, each with empty caches; the median is reported
 NUMERIC = ("gsm8k", "mr_gsm8k", "tora")  # beginnings of the names of files whose gold answers are numbers

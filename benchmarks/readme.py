@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import RESULTS, ROOT, format_number, format_ratio, format_target
-from maths_common import BadInput, make_parser, read_json, run_script, write_text
+from common.files import BadInput, make_parser, read_json, run_script, write_text
 
 BEGIN, END = "<!-- benchmarks/readme.py writes what follows -->\n", "<!-- to here -->\n"
 SCRIPTS = {"cpu": "make bench", "gpu": "python benchmarks/gpu.py"}

@@ -34,7 +34,7 @@ print(json.dumps({"seconds": time.process_time() - began, "verdicts": [bool(v) f
 
 def demo_rows(limit):
     """(completion, gold, whether it is right, False) of the demo's test solutions, each once with its neighbour's."""
-    from maths_datasets import load_maths_dataset
+    from common.datasets import load_maths_dataset
 
     rows = load_maths_dataset("demo", "test", None).to_list()[:limit]
     rows = [(row["solution"], other["gold"]) for i, row in enumerate(rows) for other in (row, rows[i - 1])]

@@ -42,7 +42,7 @@ MICRO_BATCHES = ((4, 16), (16, 4), (64, 1))  # rows, accumulation: the paper's a
 
 def demo_settings(seed, quick):
     """The batch, lengths and schedule that both sides share: the demo's, without validation."""
-    from maths_hyperparameters import DEMO, PRESETS
+    from training.hyperparameters import DEMO, PRESETS
 
     names = ("per_device_train_batch_size", "gradient_accumulation_steps", "num_generations", "max_completion_length")
     settings = {name: DEMO[name] for name in names}

@@ -19,8 +19,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from maths_common import make_parser, run_script, write_text  # noqa: E402
-from maths_datasets import CALCULATOR_NOTE, build_prompt  # noqa: E402
+from common.datasets import CALCULATOR_NOTE, build_prompt  # noqa: E402
+from common.files import make_parser, run_script, write_text  # noqa: E402
 
 SPLITS = {"train": 3000, "validation": 128, "test": 500}
 MIXTURE = {"worked": 0.35, "bare": 0.3, "first_step": 0.35}  # ways of answering, by their share

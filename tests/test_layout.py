@@ -8,18 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from maths_hyperparameters import GRPO, PRESETS, SFT
+from training.hyperparameters import GRPO, PRESETS, SFT
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-SOURCES = [*sorted(ROOT.glob("*.py")), *sorted(ROOT.glob("grading/*.py")), *sorted(ROOT.glob("demo/*.py"))]
+ROOMS = "training sampling evaluation reporting reporting/page slurm common grading".split()
+SOURCES = [p for folder in (".", *ROOMS, "demo") for p in sorted(ROOT.glob(f"{folder}/*.py"))]
 SLOW = {"torch", "transformers", "trl", "datasets", "peft", "accelerate", "safetensors", "matplotlib", "scipy", "vllm"}
 SLOW |= {"huggingface_hub", "tokenizers", "markupsafe", "pyarrow", "math_verify", "jinja2", "tqdm", "httpx2", "yaml"}
 SLOW |= {"pandas"}
 
 
 def name_of(path):
-    """The module's dotted name: maths_runs, grading, grading.golds."""
+    """The module's dotted name: common.runs, grading, grading.golds."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(part for part in parts if part != "__init__")
 

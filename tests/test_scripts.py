@@ -65,7 +65,7 @@ def test_requirements_are_exact_and_name_the_patched_release():
 
 
 def test_a_reader_that_goes_away_ends_a_script_quietly():
-    code = "import sys; from maths_common import run_script;"
+    code = "import sys; from common.files import run_script;"
     code += "sys.exit(run_script(lambda: [print('x' * 1000, flush=True) for _ in range(1000)] and 0))"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.read(1)

@@ -1,0 +1,1 @@
+"""What an evaluation stores and what it says."""

@@ -1,0 +1,1 @@
+"""From evaluated runs to an answer: statistics, comparison, tables, figures, the page."""

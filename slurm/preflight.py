@@ -1,0 +1,152 @@
+"""What is checked before a grid is started: flags, patched TRL, cache, room on disk, and what the cluster allows.
+
+For the experiments of Probability Smoothing Policy Optimisation (arXiv 2509.21282). Every check raises BadInput, one
+line that names the thing and the way out, and changes nothing; nothing is queued or trained before all have passed.
+
+    from slurm.preflight import check_commands, check_data, preflight
+    check_commands(read_grid("recipes/paper.yaml"))
+"""
+
+import contextlib
+import io
+import re
+import sys
+import tempfile
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import maths_evaluations
+import maths_finetuning
+from common.datasets import DEFAULT_DATASETS, find_dataset, load_maths_dataset
+from common.files import ROOT, BadInput, existing_parent, free_bytes, get_cache_dir, size_text
+from common.models import find_model, fp32_bytes
+from slurm.queue import ask
+
+# ---- the cells
+
+
+def check_commands(cells):
+    """Raise BadInput for the first cell whose flags the scripts themselves refuse, and if TRL is not patched.
+
+    Both scripts are asked in this process: TRL is imported once, and a cell then takes 0.02 s.
+    """
+    for cell in cells:
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                maths_finetuning.main([*cell.train[2:], "--print_config"])
+            maths_evaluations.parse_args(cell.evaluate[2:])
+        except BadInput as error:
+            raise BadInput(f"cell {cell.index}, {cell.run_dir}: {error}") from None
+        except ImportError as error:
+            raise BadInput(f"{sys.executable} lacks a package ({error}): pip install -r requirements.txt") from None
+
+
+def check_data(cells, cache_dir=None):
+    """Raise BadInput unless the cache holds, whole and readable, every model and data set the cells ask for."""
+    cache_dir, load = get_cache_dir(cache_dir), cache(load_maths_dataset)
+    for cell in cells:
+        find_model(cell.model, cache_dir)
+        trained_on = str(cell.flags.get("dataset", "demo" if Path(cell.model).name == "demo" else "gsm8k"))
+        names = maths_evaluations.parse_args(cell.evaluate[2:]).datasets
+        load(trained_on, "train", cache_dir)
+        for name in names or (["demo"] if trained_on == "demo" else DEFAULT_DATASETS):
+            load(name, find_dataset(name)[1].eval_split, cache_dir)
+
+
+def check_room(cells, places, cache_dir, at_once):
+    """(bytes that the cells will take, bytes free where they lie).
+
+    A cell keeps the model and save_total_limit checkpoints; each of `at_once` that are running makes one more. Raises
+    BadInput if one of `places` cannot be written, or if the cells do not fit.
+    """
+    for place in places:
+        try:
+            tempfile.TemporaryFile(dir=existing_parent(place)).close()
+        except OSError as error:
+            raise BadInput(f"cannot write in {existing_parent(place)}: {error.strerror}") from None
+    sizes = [0 if cell.flags.get("use_peft") else fp32_bytes(find_model(cell.model, cache_dir)) for cell in cells]
+    limits = [int(cell.flags.get("save_total_limit", 2)) for cell in cells]
+    need = sum(size * (1 + 3 * limit) for size, limit in zip(sizes, limits, strict=True))
+    need += 3 * sum(sorted(sizes)[-at_once:])
+    free = free_bytes(cells[0].run_dir)
+    if need > free:
+        raise BadInput(
+            f"{len(cells)} cells need about {size_text(need)} under {cells[0].run_dir.parents[2]}, where "
+            f"{size_text(free)} are free; save_total_limit: 1 in train needs less"
+        )
+    return need, free
+
+
+# ---- the cluster
+
+
+def preflight(cells, site, env, logs, lines):
+    """Raise BadInput for the first thing that would make these cells fail on the cluster; quick checks come first."""
+    check_site(site)
+    for line in lines:
+        ask("sbatch", "--test-only", *line[2:], env=env)  # the scheduler's own verdict
+    ask("bash", "-lc", '. "$0" && enter_job', ROOT / "slurm/env.sh", env=env)
+    cache_dir = get_cache_dir(env["GRPSPO_CACHE"])
+    places = {Path(env["GRID_SCRATCH"]), logs, *(cell.run_dir.parent for cell in cells)}
+    check_data(cells, cache_dir)
+    check_commands(cells)
+    need, free = check_room(cells, places, cache_dir, int(site["throttle"]))
+    print(f"checked: {len(cells)} cells need about {size_text(need)} of {size_text(free)} free")
+
+
+def check_site(site):
+    """Raise BadInput, in one line, for a partition, gres, walltime, account or throttle the cluster does not allow."""
+    form = "PartitionName:64,Gres:512,Time:32"  # with widths: the default ones cut names
+    rows = [line.split() for line in ask("sinfo", "--noheader", "-O", form).splitlines()]
+    here = [row for row in rows if row[0] == site["partition"]]
+    if not here:
+        names = ", ".join(sorted({row[0] for row in rows}))
+        raise BadInput(f"partition {site['partition']} does not exist here; --partition is one of {names}")
+    if site["gres"] and not any(count_gres(row[1]) >= count_gres(site["gres"]) for row in here):
+        known = ", ".join(sorted({row[1] for row in here}))
+        raise BadInput(f"no node of partition {site['partition']} has gres {site['gres']}; they have {known} (--gres)")
+    if to_minutes(site["time"]) > to_minutes(here[0][2]):
+        raise BadInput(f"--time {site['time']} is more than {here[0][2]}, the limit of partition {site['partition']}")
+    policy = dict(re.findall(r"(\w+)=(\S+)", ask("scontrol", "show", "partition", site["partition"])))
+    allowed = policy.get("AllowAccounts", "ALL").split(",")
+    if site["account"] and "ALL" not in allowed and site["account"] not in allowed:
+        raise BadInput(f"partition {site['partition']} is for the accounts {', '.join(allowed)} (--account)")
+    check_throttle(site, site["qos"] or policy.get("QoS", "N/A"))
+
+
+def check_throttle(site, qos):
+    """Raise BadInput if so many cells at a time need more GPUs than a quality of service gives one user."""
+    try:
+        limits = ask("sacctmgr", "--noheader", "--parsable2", "show", "qos", qos, "format=MaxTRESPU")
+    except BadInput:
+        return  # such limits are kept in the accounting database: where there is none, there are no limits
+    gpus = int(site["nodes"]) * count_gres(site["gres"])["gpu"]
+    for limit in re.findall(r"gres/gpu(?::[^=,]+)?=(\d+)", limits):
+        if gpus * int(site["throttle"]) > int(limit):
+            raise BadInput(
+                f"--throttle {site['throttle']}: so many cells of {gpus} GPUs are more than the {limit} that QoS {qos} "
+                f"gives one user; at most {int(limit) // gpus}"
+            )
+
+
+def count_gres(text):
+    """Counter of a node's generic resources: "gpu:a100:2(S:0-1),gpu:l4" -> {"gpu": 3, "gpu:a100": 2, "gpu:l4": 1}."""
+    counts = Counter()
+    for part in re.sub(r"\([^)]*\)", "", text).split(","):
+        name, count = re.fullmatch(r"(?s)(.*?)(?::(\d+))?", part).groups()
+        for known in {name, name.partition(":")[0]}:
+            counts[known] += int(count or 1)
+    return counts
+
+
+def to_minutes(text):
+    """Minutes of a walltime as SLURM writes it: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S, infinite."""
+    if text.lower() in ("infinite", "unlimited"):
+        return float("inf")
+    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", text):
+        raise BadInput(f"--time {text!r} is not a walltime: write HOURS:MINUTES:SECONDS or DAYS-HOURS")
+    days, _, clock = text.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    minutes = (60, 1, 1 / 60) if days or len(parts) == 3 else (1, 1 / 60)  # of each part
+    return int(days or 0) * 1440 + sum(part * unit for part, unit in zip(parts, minutes, strict=False))

@@ -1,0 +1,583 @@
+"""The report: which runs it compares, what it says of them, and what it refuses."""
+
+import csv
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import types
+from collections import defaultdict
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import maths_report
+from common.files import BadInput
+from maths_grid import read_grid
+from maths_report import make_report, read_runs
+from reporting import figures
+from reporting.page import page as page_module
+from reporting.statistics import compare
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = {
+    "samples_per_prompt": 4,
+    "top_p": 1.0,
+    "max_new_tokens": 128,
+    "seed": 0,
+    "backend": "transformers",
+    "batch_size": 256,
+    "device": "cpu, 2 threads, float32",
+    "prompt": [{"role": "user", "content": "QUESTION"}],
+    "model": ["a"],
+    "versions": {"torch": "2.13.0"},
+    "data": {"demo": "d"},
+    "grader": "1",
+}
+CONFIG = {"num_generations": 8, "num_iterations": 2, "gradient_accumulation_steps": 1, "steps_per_generation": 4}
+
+
+def python(*args):
+    done = subprocess.run([sys.executable, *map(str, args)], capture_output=True, text=True, cwd=ROOT)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def write_lines(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_evaluation(path, verdicts, temperature=0.8, text="#### 1", **settings):
+    """A made-up evaluation: verdicts[problem] lists what its samples were found to be."""
+    rows = [
+        {
+            **{"id": problem, "temperature": temperature, "sample": i, "completion": text, "tokens": 5},
+            **{"finish_reason": "stop", "answer": "1", "rule": "####", "well_formed": True, "correct": bool(verdict)},
+        }
+        for problem, samples in verdicts.items()
+        for i, verdict in enumerate(samples)
+    ]
+    write_lines(path / "evaluations/demo.jsonl", rows)
+    accuracy = {"value": float(np.mean([row["correct"] for row in rows]) if rows else 0), "low": None, "high": None}
+    figures = {"prompts": len(verdicts), "accuracy": accuracy, "pass@1": accuracy, "mean_tokens": {"value": 5.0}}
+    figures["by_difficulty"] = {"hard": {"prompts": len(verdicts), "accuracy": accuracy}}
+    summary = {"datasets": {"demo": {f"{temperature:g}": figures} if rows else {}}}
+    (path / "evaluations/summary.json").write_text(json.dumps(summary))
+    (path / "evaluations/settings.json").write_text(json.dumps(SETTINGS | settings))
+
+
+def write_run(path, method="pspo", seed=0, status="finished", validation=0.5, steps=4, ratio=1.1, **config):
+    """A made-up training run."""
+    config = CONFIG | {"method": method, "learning_rate": 1e-4, "seed": seed} | config
+    record = {"status": status, "model": "demo", "method": method, "seed": seed, "config": config}
+    record |= {"wall_seconds": 36.0, "device": "cpu, 1 threads", "versions": {}}
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "run.json").write_text(json.dumps(record))
+    ratios = {"trust_region/ratio_min": 2 - ratio, "trust_region/ratio_max": ratio, "trust_region/approx_kl": 0.1}
+    rows = [{"step": i, "reward": i / steps, "completions/mean_length": 20, **ratios} for i in range(1, steps + 1)]
+    rows += [] if validation is None else [{"step": steps, "eval_reward": validation}]
+    write_lines(path / "metrics.jsonl", rows)
+
+
+def make_verdicts(rng, rate, problems=40, samples=4):
+    return {f"p{i}": list(rng.random(samples) < rate) for i in range(problems)}
+
+
+def write_study(root, rates, seeds=3, problems=40, **config):
+    """Runs of methods with these accuracies, `seeds` each -> their paths."""
+    rng, paths = np.random.default_rng(0), []
+    for method, rate in rates.items():
+        for seed in range(seeds):
+            path = root / method / f"seed{seed}"
+            write_run(path, method, seed, **config)
+            write_evaluation(path, make_verdicts(rng, rate, problems))
+            paths.append(path)
+    return paths
+
+
+def report_on(paths, baseline=None):
+    report = make_report(read_runs(paths, ["demo"]), baseline)
+    return report, {row["method"]: row for row in report["rows"]}
+
+
+# ---- two runs
+
+
+def test_a_paired_difference_is_narrower_than_two_intervals_and_agrees_with_the_normal_approximation():
+    rng = np.random.default_rng(0)
+    difficulty = rng.random(400)
+    first = (rng.random((4, 400)) < difficulty).mean(0)[None]
+    other = (rng.random((4, 400)) < np.minimum(1, difficulty + 0.1)).mean(0)[None]
+    gap = compare(other, first)
+    gaps = (other - first)[0]
+    assert gap["difference"] == pytest.approx(gaps.mean())
+    width = gap["difference_high_problems"] - gap["difference_low_problems"]
+    assert width == pytest.approx(2 * 1.96 * gaps.std(ddof=1) / 20, rel=0.1)
+    a, b = maths_report.summarise_accuracy(first), maths_report.summarise_accuracy(other)
+    assert width < np.hypot(a["high_problems"] - a["low_problems"], b["high_problems"] - b["low_problems"])
+
+
+def test_two_runs_get_one_line_a_data_set_and_temperature(tmp_path):
+    write_evaluation(tmp_path / "a", {"x": [0, 0], "y": [1, 0], "z": [0, 0]})
+    write_evaluation(tmp_path / "b", {"x": [1, 1], "y": [1, 0], "z": [0, 0]})
+    line = python("maths_report.py", tmp_path / "a", tmp_path / "b").stdout.splitlines()[-1]
+    assert line.startswith("demo") and "16.7 (" in line and "50.0 (" in line and "+33.3 (" in line
+
+
+def test_other_problems_and_missing_evaluations_are_refused_in_one_line(tmp_path):
+    write_evaluation(tmp_path / "a", {"x": [0]})
+    write_evaluation(tmp_path / "b", {"y": [0]})
+    (tmp_path / "c").mkdir()
+    for names, said in [("ab", "different problems"), ("ac", "maths_evaluations.py"), ("ad", "not a directory")]:
+        done = python("maths_report.py", *(tmp_path / name for name in names))
+        assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+# ---- what may be compared
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"grader": "2"}, "--regrade"),
+        ({"data": {"demo": "e"}}, "different versions of demo"),
+        ({"prompt": [{"role": "user", "content": "Q"}]}, "different prompt"),
+        ({"max_new_tokens": 48}, "with one --max_new_tokens"),
+        ({"top_p": 0.9}, "different top_p (1.0 and 0.9)"),
+        ({"device": "cuda, NVIDIA H100, bfloat16"}, "different number type (float32 and bfloat16)"),
+    ],
+)
+def test_what_makes_a_comparison_unfair_is_refused_with_the_way_out(tmp_path, changed, said):
+    write_evaluation(tmp_path / "a", {"x": [0], "y": [1]})
+    write_evaluation(tmp_path / "b", {"x": [1], "y": [1]}, **changed)
+    done = python("maths_report.py", tmp_path / "a", tmp_path / "b")
+    assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
+    assert str(tmp_path / "a") in done.stderr and str(tmp_path / "b") in done.stderr and not done.stdout
+
+
+@pytest.mark.parametrize("changed", [{"samples_per_prompt": 8}, {"backend": "vllm"}, {"versions": {"torch": "3"}}])
+def test_what_changes_no_expectation_is_compared_and_said(tmp_path, changed):
+    paths = write_study(tmp_path, {"noclip": 0.5, "pspo": 0.5}, seeds=1)
+    write_evaluation(paths[1], make_verdicts(np.random.default_rng(1), 0.5), **changed)
+    report, rows = report_on(paths)
+    assert rows["pspo"]["difference"] is not None
+    assert any(next(iter(changed)) in note for note in report["notes"])
+
+
+def test_data_sets_that_only_one_run_has_need_not_agree(tmp_path):
+    write_evaluation(tmp_path / "a", {"x": [0], "y": [1]}, data={"demo": "d", "gsm8k": "1"})
+    write_evaluation(tmp_path / "b", {"x": [1], "y": [1]}, data={"demo": "d", "gsm8k": "2"})
+    assert python("maths_report.py", tmp_path / "a", tmp_path / "b").returncode == 0
+
+
+# ---- methods
+
+
+def test_methods_are_compared_over_seeds_and_problems(tmp_path):
+    report, rows = report_on(write_study(tmp_path, {"noclip": 0.3, "pspo": 0.31, "clip": 0.6}))
+    assert rows["clip"]["verdict"] == "better" and rows["pspo"]["verdict"] == "no difference shown"
+    assert rows["clip"]["difference"] == pytest.approx(rows["clip"]["accuracy"] - rows["noclip"]["accuracy"])
+    assert rows["clip"]["difference_low"] < rows["clip"]["difference"] < rows["clip"]["difference_high"]
+    assert rows["clip"]["p_holm"] == pytest.approx(2 * rows["clip"]["p"])  # the smaller of two
+    assert rows["clip"]["improvement_probability"] == 1 and rows["clip"]["p_permutation"] == pytest.approx(0.1)
+    assert "difference" not in rows["noclip"] and rows["noclip"]["low"] is not None
+    assert not any("fewer than" in note for note in report["notes"])
+
+
+def test_with_two_seeds_the_report_speaks_of_runs(tmp_path):
+    report, rows = report_on(write_study(tmp_path, {"noclip": 0.2, "clip": 0.8}, seeds=2))
+    assert rows["clip"]["low"] is None and rows["clip"]["difference_low"] is None
+    assert rows["clip"]["verdict"] == "these runs better"
+    assert any("runs, not of methods" in note for note in report["notes"])
+
+
+def test_the_baseline_is_the_one_with_the_same_number_of_iterations(tmp_path):
+    paths = write_study(tmp_path / "two", {"noclip": 0.3, "pspo": 0.5}, num_iterations=2)
+    paths += write_study(tmp_path / "one", {"noclip": 0.1, "clip": 0.5}, num_iterations=1)
+    report, _ = report_on(paths)
+    gaps = {(row["setting_key"][0], row["method"]): row.get("difference") for row in report["rows"]}
+    values = {(row["setting_key"][0], row["method"]): row["accuracy"] for row in report["rows"]}
+    assert gaps[2, "pspo"] == pytest.approx(values[2, "pspo"] - values[2, "noclip"])
+    assert gaps[1, "clip"] == pytest.approx(values[1, "clip"] - values[1, "noclip"])
+    alone, _ = report_on([*paths[3:6], *paths[6:9]])  # pspo at 2, noclip at 1: no control
+    assert not any(row.get("baseline") for row in alone["rows"])
+    assert any("nothing is compared with noclip" in note for note in alone["notes"])
+
+
+def test_another_baseline_can_be_named_and_must_be_there(tmp_path):
+    paths = write_study(tmp_path, {"noclip": 0.3, "clip": 0.5}, seeds=1)
+    assert report_on(paths, "clip")[1]["noclip"]["baseline"] == "clip"
+    done = python("maths_report.py", *paths, "--baseline", "pspo")
+    assert done.returncode == 2 and "no evaluated run of the baseline pspo: choose from clip, noclip" in done.stderr
+
+
+def test_runs_of_one_method_with_another_flag_are_another_method(tmp_path):
+    paths = write_study(tmp_path / "a", {"pspo": 0.3}, smoothing_alpha=0.1)
+    paths += write_study(tmp_path / "b", {"pspo": 0.3}, smoothing_alpha=0.5)
+    _, rows = report_on(paths)
+    assert set(rows) == {"pspo smoothing_alpha=0.1", "pspo smoothing_alpha=0.5"}
+
+
+def test_what_else_differs_from_the_baseline_is_said(tmp_path):
+    paths = write_study(tmp_path / "a", {"noclip": 0.3}, max_steps=160, epsilon=0.2)
+    paths += write_study(tmp_path / "b", {"clip": 0.3}, max_steps=320, epsilon=0.1)
+    report, _ = report_on(paths)
+    assert "clip differs from noclip also in max_steps" in report["notes"]
+
+
+def test_validation_chooses_the_learning_rate_and_the_test_set_does_not(tmp_path):
+    paths = write_study(tmp_path / "low", {"clip": 0.8}, learning_rate=1e-5, validation=0.3)
+    paths += write_study(tmp_path / "high", {"clip": 0.4}, learning_rate=1e-4, validation=0.6)
+    paths += write_study(tmp_path / "none", {"clip": 0.9}, learning_rate=1e-3, validation=None)
+    report, rows = report_on(paths)
+    assert rows["clip"]["learning_rate"] == 1e-4 and rows["clip"]["accuracy"] < 0.6
+    assert rows["clip"]["rates_tried"] == 3 and rows["clip"]["runs_tried"] == 9
+    unvalidated, _ = report_on(paths[6:] + write_study(tmp_path / "x", {"clip": 0.5}, validation=None))
+    assert len(unvalidated["rows"]) == 2 and any("no learning rate is chosen" in n for n in unvalidated["notes"])
+
+
+def test_pspo_is_held_against_noclip_at_the_rate_its_gradient_amounts_to(tmp_path):
+    paths = write_study(tmp_path / "a", {"pspo": 0.5}, smoothing_alpha=0.1, learning_rate=1e-4)
+    paths += write_study(tmp_path / "b", {"noclip": 0.5}, learning_rate=9e-5, validation=0.1)
+    paths += write_study(tmp_path / "c", {"noclip": 0.2}, learning_rate=1e-4, validation=0.9)
+    report, _ = report_on(paths)
+    [row] = report["controls"]
+    assert row["baseline"] == "noclip learning_rate=9e-05" and row["verdict"] == "no difference shown"
+
+
+def test_one_seed_of_one_method_given_twice_is_refused(tmp_path):
+    paths = write_study(tmp_path / "a", {"pspo": 0.3}, seeds=1) + write_study(tmp_path / "b", {"pspo": 0.3}, seeds=1)
+    with pytest.raises(BadInput, match="one method with one seed"):
+        report_on(paths)
+    assert len(report_on([paths[0], paths[0]])[0]["rows"]) == 1
+
+
+# ---- whatever became of the runs
+
+
+def test_cells_of_a_grid_that_are_not_evaluated_are_shown_as_what_they_are(tmp_path, monkeypatch):
+    paths = write_study(tmp_path, {"noclip": 0.3, "clip": 0.5})
+    write_run(tmp_path / "pspo/seed0", "pspo", 0, status="running")
+    cells = [(p, p.parent.name, p.parent.name) for p in [*paths, tmp_path / "pspo/seed0", tmp_path / "pspo/seed1"]]
+    cells = [(path, name if name != "clip" else "tight-learning_rate=1e-4", method) for path, name, method in cells]
+    keys = ("run_dir", "name", "method", "model", "seed")
+    cells = [types.SimpleNamespace(**dict(zip(keys, (*c, "demo", int(c[0].name[-1])), strict=True))) for c in cells]
+    states = {"seed0": ("stopped", "loss is nan at step 3"), "seed1": ("waiting", "")}
+    stub = types.ModuleType("maths_grid")
+    stub.read_grid, stub.cell_state = lambda path: cells, lambda cell: states[cell.run_dir.name]
+    monkeypatch.setitem(sys.modules, "maths_grid", stub)
+    report, rows = report_on([Path("grid.yaml")])
+    assert set(rows) == {"noclip", "tight"}
+    notes = "\n".join(report["notes"])
+    assert f"{tmp_path}/pspo/seed0: stopped: loss is nan at step 3" in notes and "pspo/seed1: waiting" in notes
+
+
+def test_a_line_that_is_being_written_is_left_out_and_any_other_damage_is_named(tmp_path):
+    [path] = write_study(tmp_path, {"pspo": 0.3}, seeds=1)
+    file = path / "evaluations/demo.jsonl"
+    whole = file.read_text()
+    file.write_text(whole + '{"id": "p1", "tempe')
+    assert report_on([path])[1]["pspo"]["problems"] == 40
+    file.write_text(whole + '{"id": "p1", "tempe\n')
+    with pytest.raises(BadInput, match="line 161 is damaged"):
+        report_on([path])
+
+
+def test_what_the_summary_does_not_call_complete_is_left_out_and_named(tmp_path):
+    paths = write_study(tmp_path, {"noclip": 0.3, "pspo": 0.3}, seeds=1)
+    file = paths[1] / "evaluations/demo.jsonl"
+    file.write_text("\n".join(file.read_text().splitlines()[:80]) + "\n")
+    report, rows = report_on(paths)
+    assert set(rows) == {"noclip"} and f"{paths[1]}: not complete: demo at 0.8" in report["notes"]
+
+
+def test_missing_temperatures_and_an_empty_data_set_leave_the_rest(tmp_path):
+    paths = write_study(tmp_path, {"noclip": 0.3, "pspo": 0.3}, seeds=1)
+    write_evaluation(paths[1], {f"p{i}": [1] for i in range(40)}, temperature=0)
+    report, _ = report_on(paths)
+    assert {(r["method"], r["temperature"]) for r in report["rows"]} == {("noclip", 0.8), ("pspo", 0)}
+    write_evaluation(paths[1], {})
+    report, rows = report_on(paths)
+    assert set(rows) == {"noclip"} and any("no complete evaluation" in note for note in report["notes"])
+
+
+def test_no_run_with_a_result_is_a_table_without_rows(tmp_path):
+    write_run(tmp_path / "a/seed0", status="running")
+    write_run(tmp_path / "a/seed1", seed=1, status="running")
+    write_run(tmp_path / "a/seed2", seed=2)
+    done = python("maths_report.py", *(tmp_path / f"a/seed{i}" for i in range(3)))
+    assert done.returncode == 0 and "seed0: running, not evaluated" in done.stdout
+
+
+# ---- files and figures
+
+
+def write_output(paths, output, *flags):
+    done = python("maths_report.py", *paths, "--output", output, *flags)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    return output
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_files_hold_what_the_table_says(tmp_path):
+    paths = write_study(tmp_path / "low", {"noclip": 0.4, "pspo": 0.7}, learning_rate=1e-5, validation=0.3)
+    paths += write_study(tmp_path / "high", {"noclip": 0.3, "pspo": 0.5}, ratio=1.0)
+    out = write_output(paths, tmp_path / "out")
+    results = {row["method"]: row for row in read_csv(out / "results.csv")}
+    _, expected = report_on(paths)
+    assert float(results["pspo"]["difference"]) == pytest.approx(expected["pspo"]["difference"], abs=1e-5)
+    assert len(results["pspo"]["per_seed"].split()) == 3 and results["pspo"]["rates_tried"] == "2"
+    runs = read_csv(out / "runs.csv")
+    assert len(runs) == 12 and {r["chosen"] for r in runs if r["learning_rate"] == "1e-05"} == {"False"}
+    assert {(r["inert"], r["learning_rate"]) for r in runs} == {("True", "0.0001"), ("False", "1e-05")}
+    curves = [r for r in read_csv(out / "curves.csv") if r["metric"] == "reward" and r["method"] == "pspo"]
+    assert [float(r["mean"]) for r in curves] == [0.25, 0.5, 0.75, 1.0] and {r["seeds"] for r in curves} == {"3"}
+    groups = {r["method"]: r for r in read_csv(out / "groups.csv")}
+    assert float(groups["pspo"]["difference"]) == pytest.approx(expected["pspo"]["difference"], abs=1e-4)
+    markdown, latex = (out / "results.md").read_text(), (out / "results.tex").read_text()
+    cell = f"{100 * expected['pspo']['accuracy']:.1f} ({100 * expected['pspo']['low']:.1f} to "
+    assert cell in markdown and cell in latex and r"num\_iterations" in latex and latex.count("tabular") == 2
+
+
+def test_every_figure_is_drawn_where_there_is_something_to_draw(tmp_path):
+    paths = []
+    for rate in (1e-5, 1e-4):
+        for steps in (1, 4):
+            root = tmp_path / f"{rate}-{steps}"
+            config = {"learning_rate": rate, "steps_per_generation": steps}
+            paths += write_study(root, {"noclip": 0.3, "pspo $x$ <b>": 0.5}, seeds=2, **config)
+    out = write_output(paths, tmp_path / "out")
+    names = {"temperature", "curves", "rates", "staleness", "groups", "stability"}
+    assert {p.stem for p in out.glob("*.svg")} == {p.stem for p in out.glob("*.png")} == names
+    texts = {p.stem: "".join(ElementTree.parse(p).getroot().itertext()) for p in out.glob("*.svg")}
+    assert all("pspo $x$ <b>" in text for text in texts.values())
+    assert "0.0001" in texts["rates"] and "updates a generation" in texts["staleness"]
+
+
+def test_two_hundred_runs_and_a_seed_of_one_method_give_a_page(tmp_path):
+    paths = write_study(tmp_path / "many", {"clip": 0.4, "noclip": 0.4}, seeds=100, problems=4)
+    assert read_csv(write_output(paths, tmp_path / "out") / "results.csv")[0]["seeds"] == "100"
+    one = write_output(paths[:1], tmp_path / "one")
+    assert (one / "index.html").is_file() and not (one / "groups.csv").read_text().count("nan")
+
+
+# ---- the page, in a real browser
+
+
+HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> 5 < 6 & 1"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if not path:
+        pytest.skip("needs a browser: apt-get install chromium, or name one in CHROMIUM")
+    from playwright.sync_api import sync_playwright
+
+    switches = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    switches += "--disable-component-update --disable-sync"
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, headless=True, args=switches.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def report_page(tmp_path_factory):
+    """A report of three methods and three seeds whose completions are hostile."""
+    root = tmp_path_factory.mktemp("page")
+    paths, rng = [], np.random.default_rng(0)
+    for method, rate in {"noclip": 0.3, "pspo": 0.9, "clip</script><i>": 0.5}.items():
+        for seed in range(3):
+            path = root / "runs" / method.split("<")[0] / f"seed{seed}"
+            write_run(path, method, seed)
+            verdicts = {f"demo-test-{i}": rng.random(4) < (1 if i < 5 else rate) for i in range(30)}
+            write_evaluation(path, verdicts, text=HOSTILE)
+            paths.append(path)
+    return write_output(paths, root / "out") / "index.html"
+
+
+@pytest.fixture
+def page(chromium, report_page):
+    """The page opened from its file; a message on its console or a request to a network fails the test."""
+    page = chromium.new_page(viewport={"width": 1280, "height": 900})
+    said = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: request.url.startswith(("file:", "data:", "blob:")) or said.append(request.url))
+    page.goto(report_page.as_uri())
+    page.wait_for_selector("html[data-ready]")
+    yield page
+    title = page.title()
+    page.close()
+    assert said == [] and title == "Trust regions compared"
+
+
+def column(page, table, number):
+    return [cell.strip() for cell in page.locator(f"#{table} tbody td:nth-child({number})").all_inner_texts()]
+
+
+def test_a_table_sorts_both_ways(page):
+    def accuracy():
+        return [float(text.split()[0]) for text in column(page, "results-table", 4)]
+
+    head = page.locator("#results-table th", has_text="accuracy").locator("button")
+    head.click()
+    assert accuracy() == sorted(accuracy())
+    page.keyboard.press("Enter")  # the button keeps the keyboard's focus
+    assert accuracy() == sorted(accuracy(), reverse=True)
+    assert page.locator("#results-table th[aria-sort=descending]").count() == 1
+
+
+def test_problems_are_searched_filtered_and_opened_and_completions_are_text(page):
+    assert page.locator("#problems li").count() == 30
+    page.fill("#search", "kim has 15 plums")  # the question of demo-test-1, from the demo's own data
+    assert page.locator("#problems li").count() == 1
+    page.locator("#problems button").click()
+    page.wait_for_selector("#problem .card")
+    assert page.locator("#problem h3").inner_text() == "demo-test-1"
+    assert page.locator("#problem .card").count() == 3 * 3 * 4
+    assert page.locator("#problem .card pre").first.inner_text() == HOSTILE
+    assert page.locator("#problem img, #problem script, #problem i").count() == 0
+    page.fill("#search", "")
+    page.check("#disagree")
+    assert 0 < page.locator("#problems li").count() < 30
+    for line in page.locator("#problems .small").all_inner_texts():
+        values = [int(value) for value in line.split(" · ")]
+        assert min(values) < 50 <= max(values)
+
+
+def test_blind_mode_hides_names_and_verdicts_and_ratings_are_exported_with_them(page):
+    page.check("#blind")
+    page.locator("#problems button").first.click()
+    page.wait_for_selector(".rating")
+    shown = page.locator("#browser .columns").inner_html()
+    assert not any(word in shown for word in ("pspo", "noclip", "clip&lt;", "right</span>", "seed "))
+    assert page.locator("#problem h4").all_inner_texts() == ["Answer A", "Answer B", "Answer C"]
+    for i, value in enumerate((5, 1, 3)):
+        page.locator(".rating").nth(i).locator("button", has_text=str(value)).click()
+    with page.expect_download() as download:
+        page.click("#export")
+    rows = read_csv(download.value.path())
+    assert [(row["position"], row["rating"]) for row in rows] == [("1", "5"), ("2", "1"), ("3", "3")]
+    assert {row["method"] for row in rows} == {"noclip", "pspo", "clip</script><i>"} and {
+        r["order_seed"] for r in rows
+    } == {"0"}
+
+
+def test_the_blind_order_follows_from_the_seed_and_the_problem(page):
+    def order(seed, problem):
+        page.fill("#blind-seed", str(seed))
+        page.locator("#blind-seed").blur()
+        page.locator("#problems button").nth(problem).click()
+        page.wait_for_selector(".rating")
+        page.evaluate("state.ratings.clear()")
+        for rating in page.locator(".rating").all():
+            rating.locator("button").first.click()
+        return page.evaluate("[...state.ratings.keys()].map((key) => JSON.parse(key)[5]).join()")
+
+    page.check("#blind")
+    orders = [order(seed, problem) for seed in range(3) for problem in range(4)]
+    assert orders == [order(seed, problem) for seed in range(3) for problem in range(4)] and len(set(orders)) > 2
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_nothing_is_wider_than_the_screen_and_no_two_parts_overlap(page, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    page.locator("#problems button").first.click()
+    page.wait_for_selector("#problem .card")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    boxes = [
+        b.bounding_box() for b in page.locator("main > section > *:visible, #problem > *:visible, #problem h4").all()
+    ]
+    boxes = [b for b in boxes if b and b["height"] and b["x"] >= 0]
+    for a, b in itertools.combinations(boxes, 2):
+        inside = all(a[k] <= b[k] and b[k] + b[s] <= a[k] + a[s] + 1 for k, s in (("x", "width"), ("y", "height")))
+        apart = any(a[k] + a[s] <= b[k] + 1 or b[k] + b[s] <= a[k] + 1 for k, s in (("x", "width"), ("y", "height")))
+        assert inside or apart
+
+
+def test_the_page_names_every_run_that_has_no_result(tmp_path, chromium):
+    paths = write_study(tmp_path, {"noclip": 0.3}, seeds=1)
+    write_run(tmp_path / "<b>pspo/seed0", "pspo", 0, status="running", validation=None)
+    out = write_output([*paths, tmp_path / "<b>pspo/seed0"], tmp_path / "out")
+    page = chromium.new_page()
+    page.goto((out / "index.html").as_uri())
+    page.wait_for_selector("html[data-ready]")
+    assert "running, not evaluated" in column(page, "runs-table", 2)
+    assert "<b>pspo/seed0: running" in page.locator(".notes").first.inner_text()
+    page.close()
+
+
+def test_a_page_holds_no_more_completions_than_it_can_bear(tmp_path, monkeypatch):
+    paths = write_study(tmp_path, {"noclip": 0.3, "pspo": 0.4}, seeds=2)
+    report, _ = report_on(paths)
+    stored = {id(run): run for run in report["runs"]}
+
+    def count(limit):
+        monkeypatch.setattr(page_module, "MAX_COMPLETIONS", limit)
+        read = lambda run, name: maths_report.read_rows(stored[id(run)].path / f"evaluations/{name}.jsonl")  # noqa: E731
+        index, problems, note = page_module.make_browser(report, {}, read)
+        held = [answer for methods in problems.values() for answers in methods.values() for answer in answers]
+        return len(held), max(a[1] for a in held) + 1, len(index["views"][0]["problems"]), note
+
+    assert count(10_000)[:3] == (2 * 2 * 40 * 4, 4, 40)
+    assert count(400)[:3] == (2 * 2 * 40 * 2, 2, 40)
+    assert count(80)[:3] == (2 * 2 * 20, 1, 40) and "of one problem in 2" in count(80)[3]
+
+
+# ---- the study
+
+
+def test_the_study_has_every_control_at_every_seed_and_its_corner_is_part_of_it():
+    every = {str(cell.run_dir): cell for cell in read_grid(ROOT / "recipes/study.yaml")}
+    corner = read_grid(ROOT / "recipes/study_quick.yaml")
+    assert all((c.train, c.evaluate) == (every[str(c.run_dir)].train, every[str(c.run_dir)].evaluate) for c in corner)
+    seeds, rates = defaultdict(set), defaultdict(set)
+    for cell in every.values():
+        name, _, rate = cell.name.rpartition("-learning_rate=")
+        seeds[cell.name].add(cell.seed)
+        rates[name].add(float(rate))
+    assert all(found == set(range(5)) for found in seeds.values()) and 10 < len(corner) < 40
+    assert all({2.5e-5, 5e-5} <= rates[name] for name in rates if "=" not in name and name != "noclip-scaled")
+    assert rates["noclip"] == rates["pspo"] == rates["clip"]
+    assert {round(rate / 0.9, 9) for rate in rates["noclip-scaled"]} == rates["pspo"] - {1.25e-5}
+    assert {rate / 2 for rate in rates["pspo-half"]} <= rates["noclip"]
+
+
+# ---- training curves
+
+
+def test_plots_of_one_and_of_several_runs(tmp_path):
+    write_run(tmp_path / "a", "pspo", steps=30)
+    write_run(tmp_path / "b", "clip")
+    figures.plot_training([tmp_path / "a", tmp_path / "b"], tmp_path / "both.png")
+    assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(BadInput, match="not the directory of a training run"):
+        figures.plot_training([tmp_path], tmp_path / "none.png")
+
+
+@pytest.mark.parametrize(("key", "markers"), [("reward", 1), ("trust_region/approx_kl", 0)])
+def test_validation_is_marked_where_it_says_something(key, markers):
+    axes = Figure().subplots()
+    rows = [{"step": 1, key: 0.5}, {"step": 2, key: 0.6}, {"step": 2, f"eval_{key}": 0.4}]
+    figures.draw_curve(axes, rows, key, "C0", "a run")
+    assert sum(line.get_marker() == "o" for line in axes.lines) == markers
+
+
+def test_the_strong_line_is_a_running_mean_over_a_twentieth_of_the_run():
+    values, axes = np.random.default_rng(0).random(140), Figure().subplots()
+    figures.draw_curve(axes, [{"step": i, "loss": v} for i, v in enumerate(values)], "loss", "C0", "a run")
+    faint, strong = (line.get_ydata() for line in axes.lines)
+    assert list(faint) == list(values)
+    assert strong == pytest.approx([np.mean(values[max(0, i - 6) : i + 1]) for i in range(140)])

@@ -1,0 +1,595 @@
+"""The grid: cells and their places, what is refused, where a cell stands, running here."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+import maths_finetuning
+import maths_grid
+from common.files import BadInput, hold_lock
+from common.models import fp32_bytes
+from maths_grid import cell_state, read_grid
+from slurm import preflight, queue
+
+ROOT = Path(__file__).resolve().parents[2]
+AXES = {"model": ["demo"], "method": ["noclip", "pspo"], "seed": [0, 1]}
+TINY = {  # two seconds of training beside the imports
+    "max_steps": 4,
+    "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 64,
+    "num_generations": 4,
+    "max_completion_length": 8,
+    "eval_strategy": "no",
+    "load_best_model_at_end": False,
+    "save_steps": 2,
+    "warmup_steps": 0,
+}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(maths_grid.slurm_queue, "list_jobs", lambda: [])  # whatever this machine has queued
+
+
+def write_grid(path="grid.yaml", **parts):
+    Path(path).write_text(yaml.safe_dump({"axes": AXES, **parts}, sort_keys=False))
+    return path
+
+
+def places(**parts):
+    return [str(cell.run_dir) for cell in read_grid(write_grid(**parts))]
+
+
+def flags_of(cell):
+    return dict(re.findall(r"--(\w+) (\S+)", " ".join(cell.train)))
+
+
+def grid_command(*args, **kwargs):
+    bare = Path(tempfile.mkdtemp(dir=Path.cwd().parent))  # a PATH without SLURM, installed here or not
+    for name in ("bash", "env", "git", "id"):
+        (bare / name).symlink_to(shutil.which(name))
+    env = {**os.environ, "PATH": str(bare), **kwargs.pop("env", {})}
+    return subprocess.run(
+        [sys.executable, ROOT / "maths_grid.py", *args], capture_output=True, text=True, env=env, **kwargs
+    )
+
+
+# ---- cells
+
+
+def test_cells_are_the_product_in_order_with_all_that_a_command_needs():
+    cells = read_grid(write_grid(train=TINY, evaluate={"limit": 5, "temperatures": [0, 0.5]}))
+    assert [(c.index, c.method, c.seed) for c in cells] == [
+        (0, "noclip", 0), (1, "noclip", 1), (2, "pspo", 0), (3, "pspo", 1)
+    ]  # fmt: skip
+    assert str(cells[3].run_dir) == "runs/demo/pspo/seed1" and str(cells[3].log) == "logs/runs/demo/pspo/seed1.log"
+    flags = flags_of(cells[3])
+    assert flags["model"] == "demo" and flags["trust_region_method"] == "pspo" and flags["seed"] == "1"
+    assert flags["output_dir"] == "runs/demo/pspo/seed1" and flags["load_best_model_at_end"] == "false"
+    assert cells[3].evaluate[2:] == "--model_path runs/demo/pspo/seed1 --limit 5 --temperatures 0 0.5".split()
+
+
+def test_a_place_follows_from_the_values_alone():
+    axes = {**AXES, "learning_rate": ["1e-6", 2e-5], "beta": [0.0, 0.04]}
+    backwards = {key: value[::-1] + [7] * (key == "seed") for key, value in reversed(axes.items())}
+    before, after = places(axes=axes), places(axes=backwards)
+    assert set(before) < set(after) and len(after) == 24
+    assert "runs/demo/pspo-beta=0.04-learning_rate=2e-5/seed1" in before
+    assert all(re.fullmatch(r"[A-Za-z0-9/=._-]+", place) for place in after)
+
+
+@pytest.mark.parametrize("rate", [1e-6, "1e-6", "1.0e-6", "1e-06"])
+def test_one_number_has_one_text(rate):
+    assert maths_grid.to_text(rate) == "1e-6"
+
+
+def test_texts_keep_their_value():
+    for value in (0.1, 5e-7, 1e22, 100.0, 0.30000000000000004, 1e-10, 1.5e10):
+        assert float(maths_grid.to_text(value)) == value
+    assert [maths_grid.to_text(v) for v in (100.0, 7, True, "x", 1e-10)] == ["100", "7", "true", "x", "1e-10"]
+
+
+def test_an_output_root_may_lie_anywhere(tmp_path):
+    for root, place in (
+        ("x/../y", "y"),
+        (str(tmp_path / "y"), "y"),
+        ("../y", str(tmp_path.parent / "y")),
+        ("/y", "/y"),
+    ):
+        cell = read_grid(write_grid(output_root=root))[0]
+        assert str(cell.run_dir) == f"{place}/demo/noclip/seed0" and str(cell.log).startswith("logs/")
+        assert ".." not in cell.log.parts
+
+
+def test_named_cells_stand_for_the_axes_they_set():
+    own = {
+        "noclip-mu2": {"method": "noclip", "num_iterations": 2},
+        "soft": {"method": "pspo", "smoothing_alpha": [0.1, 0.2]},
+    }
+    cells = read_grid(write_grid(cells=own, axes={**AXES, "seed": [3]}))
+    assert [str(c.run_dir) for c in cells] == [
+        "runs/demo/noclip/seed3",
+        "runs/demo/pspo/seed3",
+        "runs/demo/noclip-mu2/seed3",
+        "runs/demo/soft-smoothing_alpha=0.1/seed3",
+        "runs/demo/soft-smoothing_alpha=0.2/seed3",
+    ]
+    assert (flags_of(cells[2])["num_iterations"], flags_of(cells[2])["trust_region_method"]) == ("2", "noclip")
+    assert "num_iterations" not in flags_of(cells[0])
+
+
+def test_a_named_cell_goes_before_the_flags_of_all():
+    cells = read_grid(write_grid(train={"max_steps": 4}, cells={"long": {"method": "pspo", "max_steps": 8}}))
+    assert {flags_of(c)["max_steps"] for c in cells if c.name == "long"} == {"8"}
+    assert {flags_of(c)["max_steps"] for c in cells if c.name != "long"} == {"4"}
+
+
+def test_a_number_names_a_cell_as_its_text_does():
+    assert "runs/demo/2/seed3" in places(cells={2: {"method": "noclip"}}, axes={**AXES, "seed": [3]})
+
+
+def test_paper_grid_is_75_cells_of_the_papers_table():
+    cells = read_grid(ROOT / "recipes/paper.yaml")
+    assert len(cells) == 75 == len({cell.run_dir for cell in cells})
+    assert {cell.name for cell in cells} == {"clip", "noclip", "noclip-mu2", "pspo", "sft"}
+    assert cells[0].evaluate[4:] == (
+        "--datasets gsm8k MATH-500 asdiv SVAMP --temperatures 0 0.2 0.4 0.6 0.8 --samples_per_prompt 16".split()
+    )
+    for path in (ROOT / "recipes").glob("*.yaml"):  # the others are accelerate's
+        if "axes" in yaml.safe_load(path.read_text()):
+            assert read_grid(path)
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"axes": {**AXES, "learning_rat": [1e-6]}}, "learning_rat.*did you mean learning_rate"),
+        ({"axes": {**AXES, "methods": ["clip"]}}, "methods.*did you mean method"),
+        ({"axes": {**AXES, "method": ["pspoo"]}}, "unknown method 'pspoo'.*noclip"),
+        ({"axes": {**AXES, "beta": ["1e-2", 0.01]}}, "2 cells share the directory runs/demo/noclip-beta=0.01/seed0"),
+        ({"axes": {**AXES, "model": ["a/b", "c/b"]}}, "2 cells share the directory runs/b/noclip/seed0"),
+        ({"cells": {"pspo": {"method": "pspo", "beta": 0.1}}}, "2 cells share the directory"),
+        ({"cells": {"x": {"metod": "pspo"}}}, "cells: x: unknown name 'metod'; did you mean method"),
+        ({"axes": {"method": ["clip"], "seed": [0]}}, "no model"),
+        ({"axes": {**AXES, "model": [".."]}}, "'..' cannot be part"),
+        ({"axes": {**AXES, "output_dir": ["x"]}}, "output_dir cannot be given"),
+        ({"train": {"output_root": "x"}}, "output_root cannot be given"),
+        ({"train": {"overwrite": True}}, "overwrite cannot be given"),
+        ({"train": {"seed": 5}}, "train: seed cannot be given: it is an axis"),
+        ({"axes": ["clip"]}, "axes: must be a mapping"),
+        ({"axis": {}}, "unknown name 'axis'; did you mean axes"),
+        ({"axes": {}}, "has no cells"),
+        ({"axes": {**AXES, "seed": []}}, "has no cells"),
+        ({"evaluate": {"model_path": "x"}}, "model_path cannot be given"),
+        ({"axes": {**AXES, "beta": [None]}}, "beta.*no value"),
+        ({"axes": {**AXES, "beta": [[1, 2]]}}, "beta.*a list"),
+    ],
+)
+def test_a_faulty_grid_is_refused_in_one_line(parts, words):
+    write_grid(**parts)
+    with pytest.raises(BadInput, match=words):
+        read_grid("grid.yaml")
+
+
+def test_refused_grids_end_with_code_2_and_one_line(tmp_path):
+    for text in ("a: [", "- 1", "\0", "axes: {model: [demo], method: [pspo], seed: [0], bta: [1]}"):
+        Path("grid.yaml").write_text(text)
+        done = grid_command("grid.yaml", "--list")
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "grid.yaml" in done.stderr, done.stderr
+    assert grid_command("nowhere.yaml", "--run").returncode == 2
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["[" * 5000 + "]" * 5000, "{a: " * 1000 + "1" + "}" * 1000, "&a {b: *a}", "&a [*a]", "9" * 5000, "2026-13-01"],
+)
+def test_yaml_that_cannot_be_taken_in_is_refused(value):
+    Path("grid.yaml").write_text(f"train: {{lr_scheduler_kwargs: {value}}}")
+    with pytest.raises(BadInput, match=r"^cannot read the grid grid.yaml: "):
+        read_grid("grid.yaml")
+
+
+@pytest.mark.parametrize("text", ["axes: {seed: [0], seed: [1]}", "cells:\n  x: {beta: 1}\n  x: {beta: 2}"])
+def test_a_key_that_is_given_twice_is_refused(text):
+    Path("grid.yaml").write_text(text)
+    with pytest.raises(BadInput, match=r"^grid.yaml, line \d: (seed|x) is given twice"):
+        read_grid("grid.yaml")
+
+
+def test_known_names_are_those_of_the_classes_themselves():
+    from trl import GRPOConfig, ModelConfig, SFTConfig
+
+    fields = {*GRPOConfig.__dataclass_fields__, *SFTConfig.__dataclass_fields__, *ModelConfig.__dataclass_fields__}
+    assert fields <= maths_grid.training_flags()
+    own = set(re.findall(r"--(\w+)", subprocess.run(
+        [sys.executable, ROOT / "maths_finetuning.py", "--help"], capture_output=True, text=True
+    ).stdout))  # fmt: skip
+    assert maths_grid.training_flags() - fields <= own
+
+
+def test_flags_that_only_the_scripts_can_judge_are_judged_before_anything_runs():
+    check = lambda **parts: preflight.check_commands(read_grid(write_grid(**parts)))  # noqa: E731
+    check(cells={"sft": {"method": "sft"}}, train={"max_steps": 4}, evaluate={"limit": 3})
+    with pytest.raises(BadInput, match=r"cell 2, runs/demo/soft/seed0: .*smoothing_alpha"):
+        check(axes={**AXES, "method": ["noclip"]}, cells={"soft": {"method": "pspo", "smoothing_alpha": 2}})
+    with pytest.raises(BadInput, match=r"cell 0.*num_iterations"):
+        check(axes={**AXES, "method": ["sft"], "num_iterations": [2]})
+    with pytest.raises(BadInput, match=r"cell 1, runs/demo/noclip/seed-1: seed must be"):
+        check(axes={**AXES, "seed": [0, -1]})
+    with pytest.raises(BadInput, match=r"cell 0.*--merge_adapter needs --use_peft"):
+        check(train={"merge_adapter": True})
+    with pytest.raises(BadInput, match=r"cell 0.*--limit 0"):
+        check(evaluate={"limit": 0})
+    with pytest.raises(BadInput, match=r"cell 0.*data set"):
+        check(evaluate={"datasets": ["gsm9k"]})
+
+
+# ---- where a cell stands
+
+
+def make_run(cell, status="running", rows=(), **more):
+    cell.run_dir.mkdir(parents=True)
+    record = {"status": status, "config": {"max_steps": 40, "num_train_epochs": 3}, "wall_seconds": 0.0,
+              "started": "2026-01-01T00:00:00+0000", **more}  # fmt: skip
+    (cell.run_dir / "run.json").write_text(json.dumps(record))
+    (cell.run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def cell():
+    return read_grid(write_grid())[0]
+
+
+def write_log(cell, text):
+    cell.log.parent.mkdir(parents=True, exist_ok=True)
+    cell.log.write_text(text)
+
+
+def test_states(cell):
+    assert cell_state(cell) == ("waiting", "")
+    assert cell_state(cell, {cell.run_dir.resolve(): ("queued", "Priority", "7")}) == ("queued", "Priority")
+    write_log(cell, "a\nmaths_finetuning.py: error: no such thing\n\n")
+    assert cell_state(cell) == ("stopped", "maths_finetuning.py: error: no such thing")
+    make_run(cell, rows=[{"step": 10, "epoch": 0.1}], finished_steps=8, wall_seconds=80.0)
+    write_log(cell, "step 1\r step 2\r\x1b[31mloss is nan\x07")
+    assert cell_state(cell) == ("stopped", "?[31mloss is nan?")
+    with hold_lock(cell.run_dir, "busy"):
+        assert cell_state(cell) == ("running", "step 10 of 40, 5 min left")
+    assert cell_state(cell, {cell.run_dir.resolve(): ("running", "", "7")})[0] == "running"
+    record = json.loads((cell.run_dir / "run.json").read_text())
+    (cell.run_dir / "run.json").write_text(json.dumps({**record, "status": "finished"}))
+    assert cell_state(cell)[0] == "trained"
+    with hold_lock(cell.run_dir / "evaluations", "busy"):
+        assert cell_state(cell) == ("running", "evaluation")
+    (cell.run_dir / "evaluations/summary.json").write_text("{}")
+    assert cell_state(cell)[0] == "trained"  # of another evaluation than the grid's, for all that is known
+    (cell.run_dir / maths_grid.EVALUATED).write_text(json.dumps({"flags": cell.evaluate[4:]}))
+    assert cell_state(cell) == ("evaluated", "")
+    assert cell_state(read_grid(write_grid(evaluate={"limit": 5}))[0])[0] == "trained"
+    (cell.run_dir / "run.json").write_text("{")
+    assert cell_state(cell)[0] == "stopped" and "damaged" in cell_state(cell)[1]
+
+
+def test_the_last_line_is_not_a_progress_bar(cell):
+    bar = "\rruns/x:  50%|█████     | 2/4 [00:01<00:01,  1.7it/s, loss=0.1]"
+    write_log(cell, f"starting\n{bar * 9}loss is nan{bar}\n")
+    assert maths_grid.last_line(cell.log) == "loss is nan"
+    write_log(cell, bar * 500)
+    assert maths_grid.last_line(cell.log) == ""
+    write_log(cell, "x" * 100_000)
+    assert maths_grid.last_line(cell.log) == "x" * 200
+
+
+def test_time_left_without_a_checkpoint_and_steps_from_epochs(cell):
+    make_run(cell, rows=[{"step": 20, "epoch": 0.5}], config={"num_train_epochs": 3})
+    start = maths_grid.datetime.fromisoformat("2026-01-01T00:00:00+0000").timestamp()
+    os.utime(cell.run_dir / "metrics.jsonl", (start + 3600, start + 3600))
+    with hold_lock(cell.run_dir, "busy"):
+        assert cell_state(cell) == ("running", "step 20 of 120, 5.0 h left")
+
+
+@pytest.mark.parametrize("text", ["", "\n", "{", "[]", '{"step": "x"}', '{"step": 1', "\xff"])
+def test_a_log_that_says_nothing_is_no_error(cell, text):
+    make_run(cell)
+    (cell.run_dir / "metrics.jsonl").write_text(text)
+    with hold_lock(cell.run_dir, "busy"):
+        assert cell_state(cell) == ("running", "starting")
+
+
+def test_looking_changes_nothing_and_takes_no_lock(cell, tmp_path):
+    make_run(cell, rows=[{"step": 1, "epoch": 0.1}])
+    (cell.run_dir / ".lock").touch()
+    before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(tmp_path.rglob("*"))}
+    script = (
+        "import fcntl, sys\nfrom pathlib import Path\nlost = 0\n"
+        "while not Path('stop').exists():\n"
+        "    with open(sys.argv[1]) as f:\n"
+        "        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
+        "        except BlockingIOError: lost += 1\n"
+        "print(lost)"
+    )
+    busy = subprocess.Popen([sys.executable, "-c", script, cell.run_dir / ".lock"], stdout=subprocess.PIPE, text=True)
+    states = {cell_state(cell)[0] for _ in range(2000)}
+    Path("stop").touch()
+    assert busy.communicate(timeout=60)[0] == "0\n"  # it got the lock at every one of its attempts
+    Path("stop").unlink()
+    assert states <= {"running", "stopped"}
+    assert {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(tmp_path.rglob("*"))} == before
+    source = ast.parse((ROOT / "maths_grid.py").read_text())
+    assert "flock" not in {node.attr for node in ast.walk(source) if isinstance(node, ast.Attribute)}
+
+
+def test_list_shows_cells_and_how_many_each_method_has(cell, capsys):
+    cells = read_grid(
+        write_grid(
+            cells={
+                "noclip-mu2": {"method": "noclip", "num_iterations": 2},
+                "fast": {"method": "pspo", "learning_rate": ["1e-4", "1e-3"]},
+            }
+        )
+    )
+    maths_grid.print_list(cells, {})
+    text = capsys.readouterr().out
+    assert re.search(r"^ +0  runs/demo/noclip/seed0 +waiting$", text, re.M)
+    counts = dict(re.findall(r"^([\w-]+) +(\d+)  ", text.split("\n\n")[1], re.M))
+    assert counts == {"noclip": "2", "pspo": "2", "noclip-mu2": "2", "fast": "4"}
+
+
+# ---- running
+
+
+def test_dry_run_prints_commands_that_the_scripts_accept_and_leaves_nothing():
+    write_grid(train=TINY, evaluate={"limit": 5})
+    done = grid_command("grid.yaml", "--run", "--dry_run")
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and len(lines) == 8
+    assert lines[:2] == [" ".join(words) for c in read_grid("grid.yaml")[:1] for words in (c.train, c.evaluate)]
+    assert grid_command("grid.yaml", "--cell", "3", "--dry_run").stdout.splitlines() == lines[6:]
+    assert grid_command("grid.yaml", "--cell", "4", "--dry_run").returncode == 2
+    assert os.listdir() == ["grid.yaml"]
+
+
+def test_run_does_what_is_missing_goes_on_after_a_failure_and_names_it():
+    write_grid(
+        axes={"model": ["demo"], "method": ["pspo"], "seed": [0]},
+        cells={"diverged": {"method": "noclip", "learning_rate": "1e+30", "seed": 1}},
+        train=TINY,
+        evaluate={"limit": 5, "temperatures": [0], "max_new_tokens": 8},
+    )
+    first = grid_command("grid.yaml", "--cell", "1")
+    assert first.returncode == 1, first.stdout[-500:] + first.stderr[-500:]
+    done = grid_command("grid.yaml", "--run")
+    assert done.returncode == 1, done.stderr
+    cells = read_grid("grid.yaml")
+    assert cell_state(cells[0]) == ("evaluated", "")
+    state, why = cell_state(cells[1])
+    assert state == "stopped" and "stopped. The last good" in why
+    assert done.stderr.count("\n") == 1 and "diverged/seed1: failed: " in done.stderr and why in done.stderr
+    assert re.search(r"^ +1  runs/demo/diverged/seed1 +stopped +.*intact", done.stdout, re.M)
+    before = (cells[0].run_dir / "model.safetensors").stat().st_mtime_ns
+    again = grid_command("grid.yaml", "--cell", "0")
+    assert again.returncode == 0 and "already" in again.stdout
+    assert (cells[0].run_dir / "model.safetensors").stat().st_mtime_ns == before
+
+
+SLEEPER = """
+import signal, sys, time
+def stop(number, frame):
+    print("saving for", signal.Signals(number).name, flush=True); sys.exit(75)
+signal.signal(signal.SIGTERM, stop); signal.signal(signal.SIGUSR1, stop)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_signals_reach_the_training_and_75_comes_back(name, tmp_path):
+    code = (
+        "import sys, maths_grid; from pathlib import Path;"
+        f"code, received = maths_grid.run_command([sys.executable, '-c', {SLEEPER!r}], Path('x.log'));"
+        "print(code, [int(number) for number in received])"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=env)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(getattr(signal, name))
+    number = int(getattr(signal, name))
+    assert process.communicate(timeout=30)[0] == f"saving for {name}\n75 [{number}]\n"
+    assert Path("x.log").read_text() == f"ready\nsaving for {name}\n"
+
+
+def test_a_killed_command_is_named_and_one_ended_by_our_signal_is_to_go_on():
+    log = Path("logs/x.log")
+    die = "import os, signal, sys; print('half'); sys.stdout.flush(); os.kill(os.{}(), signal.SIG{})"
+    code, received = maths_grid.run_command([sys.executable, "-c", die.format("getpid", "KILL")], log)
+    assert (code, received) == (-9, []) and "ended by SIGKILL" in maths_grid.last_line(log)
+    code, received = maths_grid.run_command(
+        [sys.executable, "-c", die.format("getppid", "TERM") + "; import time; time.sleep(30)"], log
+    )
+    assert (code, received) == (75, [signal.SIGTERM])
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_run_that_a_signal_stopped_begins_no_other_cell(monkeypatch):
+    cells = read_grid(write_grid())
+    begun = []
+    monkeypatch.setattr(maths_grid, "check_commands", lambda cells: None)
+    monkeypatch.setattr(maths_grid, "check_data", lambda cells: None)
+    monkeypatch.setattr(maths_grid, "run_cell", lambda cell: begun.append(cell.index) or (75, [signal.SIGTERM]))
+    assert maths_grid.run_grid(Path("grid.yaml"), cells) == 75 and begun == [0]
+
+
+# ---- room
+
+
+def test_room_is_that_of_models_checkpoints_and_one_more_in_those_that_run(monkeypatch):
+    cells = read_grid(write_grid())
+    weights = (ROOT / "demo/model/model.safetensors").stat().st_size
+    fp32 = fp32_bytes(ROOT / "demo/model")
+    assert fp32 in (weights, 2 * weights)
+    need, free = preflight.check_room(cells, [Path("runs")], "cache", 2)
+    assert need == 4 * 7 * fp32 + 2 * 3 * fp32 and free > need
+    need, _ = preflight.check_room(read_grid(write_grid(train={"save_total_limit": 1})), [], "cache", 2)
+    assert need == 4 * 4 * fp32 + 2 * 3 * fp32
+    monkeypatch.setattr(preflight, "free_bytes", lambda path: need - 1)
+    with pytest.raises(BadInput, match=r"4 cells need about .* under runs, where .* free"):
+        preflight.check_room(cells, [], "cache", 2)
+
+
+def test_data_and_models_that_are_not_cached_are_named(tmp_path):
+    with pytest.raises(BadInput, match="Qwen2.5-0.5B is not in .*save_model_locally.py"):
+        preflight.check_data(read_grid(write_grid(axes={**AXES, "model": ["Qwen2.5-0.5B"]})), tmp_path)
+    with pytest.raises(BadInput, match="gsm8k is not in"):
+        preflight.check_data(read_grid(write_grid(train={"dataset": "gsm8k"})), tmp_path)
+    with pytest.raises(BadInput, match="SVAMP is not in"):
+        preflight.check_data(read_grid(write_grid(evaluate={"datasets": ["SVAMP", "demo"]})), tmp_path)
+    preflight.check_data(read_grid(write_grid()), tmp_path)
+
+
+def test_room_is_counted_for_what_is_trained_and_of_flags_that_are_numbers(monkeypatch, tmp_path):
+    cells = read_grid(write_grid(train={"use_peft": False}))
+    assert preflight.check_room(cells, [], "cache", 2)[0] > 0
+    assert preflight.check_room(read_grid(write_grid(train={"use_peft": True})), [], "cache", 2)[0] == 0
+    monkeypatch.setattr(preflight, "check_site", lambda site: None)
+    monkeypatch.setattr(preflight, "ask", lambda *command, env: "")
+    env = {"GRPSPO_CACHE": str(tmp_path), "GRID_SCRATCH": str(tmp_path)}
+    with pytest.raises(BadInput, match=r"cell 0, .*save_total_limit"):
+        cells = read_grid(write_grid(train={"save_total_limit": "few"}))
+        preflight.preflight(cells, {"throttle": "2"}, env, Path("logs"), [])
+
+
+def test_the_data_of_an_evaluation_follow_from_those_of_the_training(monkeypatch):
+    asked = []
+    monkeypatch.setattr(preflight, "find_model", lambda name, cache_dir: None)
+    monkeypatch.setattr(preflight, "load_maths_dataset", lambda *names: asked.append(names[:2]))
+    preflight.check_data(read_grid(write_grid(axes={**AXES, "model": ["small"]}, train={"dataset": "demo"})))
+    assert asked == [("demo", "train"), ("demo", "test")]
+    preflight.check_data(read_grid(write_grid(train={"dataset": "gsm8k"})))
+    assert [name for name, _ in asked[2:]] == ["gsm8k", "gsm8k", "MATH-500", "asdiv", "SVAMP"]
+
+
+# ---- SLURM, what needs no SLURM
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [
+        ("90", 90),
+        ("1:30", 1.5),
+        ("60:00:00", 3600),
+        ("2-12", 3600),
+        ("2-12:30", 3630),
+        ("5-00:00:30", 7200.5),
+        ("infinite", float("inf")),
+    ],
+)
+def test_walltimes(text, minutes):
+    assert preflight.to_minutes(text) == minutes
+
+
+def test_walltime_that_is_none():
+    with pytest.raises(BadInput, match="walltime"):
+        preflight.to_minutes("two days")
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "yes"),
+    [
+        ("gpu:a100:2(S:0-1)", "gpu:a100:1", True),
+        ("gpu:a100:2(S:0-1)", "gpu:a100:3", False),
+        ("gpu:a100swarm:4", "gpu:a100:1", False),
+        ("gpu:l4:4,gpu:a100:2", "gpu:6", True),
+        ("gpu:l4:4", "gpu:l4", True),
+        ("gpu:1g.10gb:7", "gpu:1g.10gb:2", True),
+        ("(null)", "gpu:1", False),
+    ],
+)
+def test_gres(there, wanted, yes):
+    assert (preflight.count_gres(there) >= preflight.count_gres(wanted)) is yes
+
+
+@pytest.mark.parametrize("numbers", [[0], [0, 1, 2], [0, 2, 3, 7], [4, 5]])
+def test_ranges_are_read_back(numbers):
+    back = []
+    for part in queue.to_ranges(numbers).split(","):
+        first, _, last = part.partition("-")
+        back += range(int(first), int(last or first) + 1)
+    assert back == numbers
+
+
+def test_site_values_environment_and_flags(monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("GRID_", "GRPSPO_CACHE"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("USER", "me")
+    site, env = queue.read_site({})
+    assert site["partition"] == "a100" and site["throttle"] == "2" and site["account"] == ""
+    assert env["GRPSPO_CACHE"] == "/scratch/me/cached_files" and "OMP_NUM_THREADS" in os.environ
+    monkeypatch.setenv("GRID_PARTITION", "l4")
+    monkeypatch.setenv("GRID_GRES", "")
+    site, env = queue.read_site({"throttle": "5"})
+    assert (site["partition"], site["throttle"], env["GRID_THROTTLE"]) == ("l4", "5", "5")
+    assert queue.read_site({"partition": "quad_h200"})[0]["partition"] == "quad_h200"
+    for throttle in ("0", "two", "-1", "1;ls"):
+        with pytest.raises(BadInput, match="throttle"):
+            queue.read_site({"throttle": throttle})
+
+
+def test_submit_without_slurm_prints_its_lines_or_says_what_is_missing(tmp_path):
+    write_grid(train=TINY)
+    dry = grid_command("grid.yaml", "--submit", "--dry_run", "--account", "ecs", env={"GRID_SCRATCH": str(tmp_path)})
+    array, report = dry.stdout.splitlines()
+    assert dry.returncode == 0 and not Path("logs").exists(), dry.stderr
+    for word in (
+        "--partition=a100",
+        "--gres=gpu:a100:1",
+        "--account=ecs",
+        "--array=0-3%2",
+        "--time=60:00:00",
+        "--nodes=1",
+    ):
+        assert f" {word} " in array
+    assert "--dependency=afterany:JOBID" in report and "--gres" not in report
+    frozen = Path(array.split()[-1])
+    assert frozen.parent == tmp_path / "logs" and array.split()[-2] == str(ROOT)
+
+
+def test_what_is_queued_is_what_was_submitted(tmp_path, monkeypatch):
+    cells = read_grid(write_grid(train=TINY, evaluate={"limit": 5}))
+    frozen, text = maths_grid.freeze_grid("grid.yaml")
+    frozen.parent.mkdir()
+    frozen.write_text(text)
+    for one, other in zip(cells, read_grid(frozen), strict=True):
+        assert one == other
+    monkeypatch.chdir("logs")
+    assert read_grid(frozen)[0].run_dir == tmp_path / "runs/demo/noclip/seed0"
+    monkeypatch.chdir(tmp_path)
+    for axes in ({**AXES, "seed": [5]}, dict(reversed(AXES.items()))):  # another order numbers the cells anew
+        write_grid(axes=axes, train=TINY, evaluate={"limit": 5})
+        assert maths_grid.freeze_grid("grid.yaml")[0] != frozen
+
+
+@pytest.mark.parametrize(("done", "most", "again"), [("", 3, True), ("2", 3, True), ("3", 3, False), ("", 0, False)])
+def test_a_cell_is_not_requeued_for_ever(monkeypatch, done, most, again):
+    asked = []
+    monkeypatch.setattr(queue, "ask", lambda *command: asked.append(command))
+    variables = {"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3", "GRID_MAX_REQUEUES": str(most)}
+    for name, value in (variables | ({"SLURM_RESTART_COUNT": done} if done else {})).items():
+        monkeypatch.setenv(name, value)
+    assert ("submit again" in queue.requeue()) is not again
+    assert asked == ([("scontrol", "requeue", "12_3")] if again else [])
+
+
+def test_all_methods_of_the_training_script_are_known():
+    cells = read_grid(write_grid(axes={**AXES, "method": list(maths_finetuning.methods())}))
+    assert len(cells) == 2 * len(maths_finetuning.methods())

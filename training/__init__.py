@@ -1,0 +1,1 @@
+"""What a training run is made of: its hyperparameters, its sampler inside TRL, what happens while it trains."""
