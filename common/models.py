@@ -165,13 +165,14 @@ def load_config(path):
 def load_model(dirs, dtype, **kwargs):
     """A causal language model in `dtype`, an adapter (see find_model_dirs) merged into its base; on the CPU.
 
-    kwargs go to from_pretrained. Raises BadInput for weights that are damaged, incomplete or not finite.
+    kwargs go to from_pretrained; its attention is SDPA, or eager where the family has no other. Raises BadInput for
+    weights that are damaged, incomplete or not finite.
     """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    kwargs = {"attn_implementation": "sdpa", **kwargs, "use_safetensors": True, "output_loading_info": True}
+    kwargs = {**kwargs, "use_safetensors": True, "output_loading_info": True}
     try:
         model, info = AutoModelForCausalLM.from_pretrained(dirs[-1], dtype=dtype, **kwargs)
         if missing := sorted({*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])}):

@@ -37,6 +37,8 @@ CPU_PREFILL_TOKENS, GPU_PREFILL_TOKENS = 1024, 16384  # prompt tokens read in on
 REFILL_SHARE = 16  # finished rows are replaced once they are a sixteenth of the batch: fewer, larger copies
 SHRINK_SHARE = 4  # with none waiting, a quarter of the rows idle pays for the copy that drops them
 SLACK_COLUMNS = 64  # columns the window moves through before it is copied back to the left
+CANNOT_DRIVE = "the project's sampler cannot drive this model"
+OTHER_SAMPLERS = "train with --sampler trl, evaluate with --backend vllm"
 NUCLEUS_GUESS = 64  # most nuclei are smaller than this; a row whose nucleus is not is sorted in full
 
 
@@ -259,7 +261,7 @@ def _read_prompts(model, prompts, shared, pad_token_id):
     model(input_ids=torch.tensor(ids, device=device), past_key_values=cache, use_cache=True, logits_to_keep=1)
     tensors = [t for layer in cache.layers for t in (layer.keys, layer.values)]
     if len({t.shape for t in tensors}) > 1:
-        raise ValueError(f"{type(model).__name__}: its layers keep caches of different shapes; use the vllm backend")
+        raise BadInput(f"{CANNOT_DRIVE}: its layers keep caches of different shapes; {OTHER_SAMPLERS}")
     return torch.stack([t.to(tensors[-1].dtype) for t in tensors])
 
 
@@ -307,7 +309,7 @@ def generate(model, requests, sampling, batch_size, progress=None):
     batch_size: rows decoded at once; it is halved, with a line on stderr, when the device runs out of memory.
     progress(request index, its Completions) is called as requests finish. The same arguments on the same machine give
     the same result. The model's generation config is not read, and its training mode is put back afterwards.
-    Raises ValueError for an argument out of range or a model whose attention this engine cannot drive.
+    Raises ValueError for an argument out of range, BadInput for a model that this engine cannot drive.
     """
     _check(model, requests, sampling, batch_size)
     samples = [[None] * len(r.samples) for r in requests]
@@ -359,11 +361,25 @@ def _check(model, requests, sampling, batch_size):
     config = model.config.get_text_config()
     if config._attn_implementation not in ("sdpa", "eager"):
         raise ValueError(f"attention {config._attn_implementation!r}: load the model with attn_implementation='sdpa'")
+    longest = max((len(r.ids) for r in requests), default=0) + sampling.max_new_tokens
+    if obstacle := find_obstacle(model, config, longest):
+        raise BadInput(f"{CANNOT_DRIVE}: {obstacle}; {OTHER_SAMPLERS}")
+
+
+def find_obstacle(model, config, longest):
+    """Why this sampler cannot drive a model, None where it can: it keeps the keys and values of every token, no more.
+
+    model: the model or its class. config: of its text part. longest: tokens of a prompt and its completion together.
+    """
+    if model._is_stateful:
+        return "its layers keep a state instead of keys and values"
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
-    longest = max((len(r.ids) for r in requests), default=0) + sampling.max_new_tokens
-    if kinds - {"full_attention", "sliding_attention"} or ("sliding_attention" in kinds and longest > (window or 0)):
-        raise ValueError(f"layers of type {', '.join(sorted(kinds))} at {longest} tokens: use the vllm backend")
+    if unknown := sorted(kinds - {"full_attention", "sliding_attention"}):
+        return f"it has layers of type {', '.join(unknown)}"
+    if "sliding_attention" in kinds and longest > (window or 0):
+        return f"its window of {window} tokens is shorter than a prompt with its completion ({longest} tokens)"
+    return None
 
 
 # ---- is the sampler right?
@@ -413,7 +429,6 @@ def check_sampler(model, requests, completions, temperature):
     if not difference <= TOLERANCE[dtype]:
         raise BadInput(
             f"the sampler disagrees with the model on this device: the log-probabilities of its tokens differ by "
-            f"{difference:.2g} on average, where rounding explains {TOLERANCE[dtype]:g}; train with --sampler trl, "
-            "evaluate with --backend vllm"
+            f"{difference:.2g} on average, where rounding explains {TOLERANCE[dtype]:g}; {OTHER_SAMPLERS}"
         )
     return difference
