@@ -270,7 +270,8 @@ def make_transformers_engine(args, dirs, eos_token_ids, pad_token_id, prompts):
     """
     from transformers.utils import logging
 
-    from sampling.engine import Request, Sampling, check_sampler, generate
+    from sampling.check import check_sampler
+    from sampling.engine import Request, Sampling, generate
 
     logging.disable_progress_bar()
     device, dtype = choose_precision()

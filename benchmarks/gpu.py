@@ -98,7 +98,8 @@ def sample_ours(model, prompts, samples, new, rows, temperature=TEMPERATURE):
 
 def check_right(options):
     """Rows: our log-probabilities against a forward pass; greedy tokens against model.generate's but for ties."""
-    from sampling.engine import TOLERANCE, Request, logp_difference
+    from sampling.check import TOLERANCE, logp_difference
+    from sampling.engine import Request
 
     for shape in options.shape:
         model, prompts, new = load_shape(options, shape)

@@ -13,7 +13,8 @@ from itertools import groupby
 import torch
 
 from common.files import make_seed
-from sampling.engine import Request, Sampling, check_sampler, generate, logp_difference
+from sampling.check import check_sampler, logp_difference
+from sampling.engine import Request, Sampling, generate
 
 ROLLOUT_ROWS = 256  # completions decoded at once in training; their key/value cache fits a GPU beside a model of 3B
 

@@ -6,7 +6,8 @@ from families import FAMILIES, make_family
 
 from common.files import BadInput
 from common.models import get_eos_token_ids, load_model, load_tokenizer
-from sampling.engine import Request, Sampling, check_sampler, generate
+from sampling.check import check_sampler
+from sampling.engine import Request, Sampling, generate
 
 REFUSED = {
     "a window shorter than the text": "window of 32 tokens",

@@ -20,12 +20,11 @@ from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, T
 from common.files import BadInput, hash_value
 from common.runs import SAMPLER_VERSION
 from sampling import engine
+from sampling.check import check_sampler, forward_logps
 from sampling.engine import (
     Request,
     Sampling,
-    check_sampler,
     draw_uniforms,
-    forward_logps,
     generate,
     sample_tokens,
 )
