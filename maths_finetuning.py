@@ -21,17 +21,21 @@ import math
 import os
 import sys
 import warnings
+from argparse import Namespace
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from apply_patches import require_patched_trl, trust_region_methods
+from common import files
 from common.datasets import build_prompt, find_dataset, load_training_split
-from common.files import BadInput, get_cache_dir, go_offline, hash_value, make_parser, run_script, write_json
-from common.models import check_weights, find_model, get_eos_token_ids, load_model, load_tokenizer
-from common.runs import EXIT_SAVED, make_record, open_run
+from common.files import BadInput, get_cache_dir, go_offline, hash_value, run_script
+from common.models import check_weights, find_model, get_eos_token_ids, is_demo, load_model, load_tokenizer
+from common.record import make_record, validation_at, write_record
+from common.runs import EXIT_SAVED, LOG_FILE, open_run, read_log, step_of
 from maths_rewards import REWARDS
-from training.hyperparameters import check_names, print_config, read_recipe, resolve
+from training.hyperparameters import check_names, print_config, read_recipe, resolve_config
 
 # With one of these away from its default only TRL can sample.
 TRL_SAMPLES = ("min_p", "repetition_penalty", "generation_kwargs", "cache_implementation", "use_vllm")
@@ -49,9 +53,29 @@ def methods():
         raise BadInput(str(error)) from None
 
 
-def parse_own_flags(argv):
-    """The flags that are not TRL's -> (namespace, the rest of argv)."""
-    parser = make_parser(__doc__, allow_abbrev=False)
+@dataclass
+class Command:
+    """A command line, as far as it can be read without importing TRL."""
+
+    args: Namespace  # our own flags
+    rest: list  # the words that are TRL's
+    recipe: dict  # {field of TRL: value} of --config
+    dataset: str  # --dataset, or what follows from the model
+
+
+@dataclass
+class Plan:
+    """What a command line asks for: every value of the run and the layer that set it."""
+
+    command: Command
+    config: object  # GRPOConfig, or SFTConfig for sft
+    model_config: object  # TRL's ModelConfig
+    values: dict  # {field: (value, layer)}
+
+
+def make_parser():
+    """The parser of the flags that are not TRL's."""
+    parser = files.make_parser(__doc__, allow_abbrev=False)
     add_argument = parser.add_argument
     add_argument("--model", required=True, help="demo, a name in the cache, or a model directory")
     add_argument("--trust_region_method", choices=methods(), required=True, help="the ratio's constraint, or sft")
@@ -66,21 +90,51 @@ def parse_own_flags(argv):
     add_argument("--overwrite", action="store_true", help="start afresh; an existing run is moved aside")
     add_argument("--accept_changes", action="store_true", help="go on though code, data or device differ; see run.json")
     add_argument("--print_config", action="store_true", help="show every value and its origin, start nothing")
+    return parser
+
+
+def parse(argv):
+    """A command line -> Command; raises BadInput for a flag or a recipe's key that nothing has."""
+    parser = make_parser()
     recipe = read_recipe(argv)
-    own = {action.dest for action in parser._actions}  # a recipe may hold our own flags too
-    told = [f"--{k}" if v is True else f"--{k}={v}" for k, v in recipe.items() if k in own and str(v) != "False"]
-    args, rest = parser.parse_known_args([*told, *argv])
+    ours = {action.dest for action in parser._actions}  # a recipe may hold our own flags too
+    words = [f"--{k}" if v is True else f"--{k}={v}" for k, v in recipe.items() if k in ours and str(v) != "False"]
+    args, rest = parser.parse_known_args([*words, *argv])
     if not 0 <= args.seed < 2**32:  # the range NumPy takes
         raise BadInput(f"seed must be a whole number from 0 to 4294967295, got {args.seed}")
-    args.recipe = {key: value for key, value in recipe.items() if key not in own}
-    check_names(args, rest)
-    return args, rest
+    dataset = str(args.dataset or ("demo" if is_demo(args.model) else "gsm8k"))
+    find_dataset(dataset)
+    command = Command(args, rest, {key: value for key, value in recipe.items() if key not in ours}, dataset)
+    check_names(command)
+    return command
 
 
-def check_config(args, config, model_config):
+def resolve(command):
+    """A Command -> Plan; raises BadInput for whatever its configuration alone shows to be wrong. Starts nothing."""
+    try:
+        if command.args.trust_region_method != "sft":
+            require_patched_trl(command.args.trust_region_method)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    plan = Plan(command, *resolve_config(command))
+    check_config(plan)
+    return plan
+
+
+def check_model(args):
+    """The model's directory; raises BadInput for what is wrong with it, at the cost of reading a header."""
+    model_path = find_model(args.model, get_cache_dir(args.cache_dir))
+    if (model_path / "adapter_config.json").is_file() and not (model_path / "config.json").is_file():
+        raise BadInput(f"{model_path} is an adapter; train from a full model (--merge_adapter writes one)")
+    check_weights(model_path)
+    return model_path
+
+
+def check_config(plan):
     """Raises BadInput for what TRL would find only after the model is loaded, or never."""
     from transformers.integrations import get_available_reporting_integrations
 
+    args, config, model_config = plan.command.args, plan.config, plan.model_config
     if missing := [name for name in config.report_to if name not in get_available_reporting_integrations()]:
         raise BadInput(f"--report_to {missing[0]}: not installed here (pip install {missing[0]}, or --report_to none)")
     if getattr(config, "use_vllm", False) and find_spec("vllm") is None:
@@ -101,9 +155,11 @@ def check_config(args, config, model_config):
 # ---- data
 
 
-def load_training_data(name, method, seed, cache_dir):
+def load_training_data(command, seed):
     """{"train", "validation"} for TRL: `prompt`, and `gold` and `kind` for the reward or `completion` for SFT."""
-    parts = load_training_split(name, seed, cache_dir, need_solution=method == "sft")
+    method = command.args.trust_region_method
+    cache_dir = get_cache_dir(command.args.cache_dir)
+    parts = load_training_split(command.dataset, seed, cache_dir, need_solution=method == "sft")
 
     def add(row):
         prompt = {"prompt": build_prompt(row["question"])}
@@ -183,51 +239,76 @@ def load_policy(model_path, model_config, tokenizer):
     return model
 
 
-def choose_sampler(args, config, model_config):
-    """("own", why), ("trl", why) or ("trial", why): what completes the prompts. Raises BadInput where own cannot."""
+@dataclass
+class SamplerChoice:
+    """What completes the prompts: "own", "trl", "trial" (the faster of both on the first batch) or None, and why."""
+
+    sampler: str | None
+    why: str
+
+    def settled(self, sampler):
+        """The choice of a run that may have made its trial already, with this outcome."""
+        if self.sampler == "trial" and sampler:
+            return SamplerChoice(sampler, "it was the faster one when the run began")
+        return self
+
+
+def choose_sampler(plan):
+    """The SamplerChoice of a run. Raises BadInput where --sampler own cannot do what is asked."""
+    args, config = plan.command.args, plan.config
+    if args.trust_region_method == "sft":
+        return SamplerChoice(None, "")
     fields = type(config).__dataclass_fields__
     obstacles = {f"--{name}": getattr(config, name) != fields[name].default for name in TRL_SAMPLES}
     obstacles |= {
         "--use_transformers_continuous_batching": config.use_transformers_continuous_batching,
         "FSDP": bool(config.fsdp) or os.environ.get("ACCELERATE_USE_FSDP") == "true",
         "DeepSpeed": bool(config.deepspeed) or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true",
-        "--attn_implementation": model_config.attn_implementation not in (None, "sdpa", "eager"),
+        "--attn_implementation": plan.model_config.attn_implementation not in (None, "sdpa", "eager"),
     }
     found = ", ".join(name for name, there in obstacles.items() if there)
     if args.sampler == "own" and found:
         raise BadInput(f"--sampler own cannot do {found}: leave it out, or use --sampler trl")
-    if args.sampler == "trl" or found:
-        return "trl", "asked for" if args.sampler == "trl" else f"{found} needs it"
+    if args.sampler == "trl":
+        return SamplerChoice("trl", "asked for")
+    if found:
+        return SamplerChoice("trl", f"{found} needs it")
     if args.sampler == "own" or config.use_cpu:
-        return "own", "held against a forward pass at its first batch"
-    return "trial", "ours and TRL's own path answer the first batch, the faster one stays"
+        return SamplerChoice("own", "held against a forward pass at its first batch")
+    return SamplerChoice("trial", "ours and TRL's own path answer the first batch, the faster one stays")
 
 
-def settle_sampler(path, record, processes, seconds):
-    """The faster of {"own": seconds, "trl": seconds}, written into run.json: the run keeps to it when continued."""
-    record["sampler"] = min(seconds, key=seconds.get)
-    if processes.is_main_process:
-        write_json(path / "run.json", record)
-        print(f"sampler: {record['sampler']} (first batch: own {seconds['own']:.1f} s, trl {seconds['trl']:.1f} s)")
-    return record["sampler"]
+def settle_sampler(run, config, seconds):
+    """The faster of {"own": seconds, "trl": seconds}, written into the record: a continued run keeps to it."""
+    outcome = run.record.outcome
+    outcome.sampler = min(seconds, key=seconds.get)
+    if config.distributed_state.is_main_process:
+        write_record(run.path, run.record)
+        print(f"sampler: {outcome.sampler} (first batch: own {seconds['own']:.1f} s, trl {seconds['trl']:.1f} s)")
+    return outcome.sampler
 
 
-def make_trainer(args, config, model_config, model, tokenizer, data, settle=None):
-    """TRL's GRPOTrainer or SFTTrainer for this run; settle: see make_rollout."""
+def make_trainer(plan, sampler, model, tokenizer, data, settle=None):
+    """TRL's GRPOTrainer or SFTTrainer for this run. sampler: "own", "trl" or "trial"; settle: see make_rollout."""
     from trl import GRPOTrainer, SFTTrainer, get_peft_config
 
-    common = {"model": model, "args": config, "processing_class": tokenizer}
-    common |= {"train_dataset": data["train"], "eval_dataset": data["validation"]}
-    common |= {"peft_config": get_peft_config(model_config)}
-    if args.trust_region_method == "sft":
+    common = {
+        "model": model,
+        "args": plan.config,
+        "processing_class": tokenizer,
+        "train_dataset": data["train"],
+        "eval_dataset": data["validation"],
+        "peft_config": get_peft_config(plan.model_config),
+    }
+    if plan.command.args.trust_region_method == "sft":
         return SFTTrainer(**common)
     from training.rollout import make_rollout  # imports torch
 
-    rollout = None if args.sampler == "trl" else make_rollout(config.seed, tokenizer, settle)
+    rollout = None if sampler == "trl" else make_rollout(plan.config.seed, tokenizer, settle)
     return GRPOTrainer(reward_funcs=list(REWARDS), rollout_func=rollout, **common)
 
 
-def train(trainer, run, checkpoint):
+def train(trainer, watcher, checkpoint):
     """Run the loop; a full disk or a failed write stops it with one line. Returns whether it came to its end."""
     from safetensors import SafetensorError
 
@@ -238,38 +319,20 @@ def train(trainer, run, checkpoint):
         if isinstance(error, RuntimeError) and not full:
             raise
         reason = "the disk is full" if full else error
-        raise SystemExit(f"cannot write to {run.path}: {reason}; the last checkpoint is intact") from None
-    return run.signal is None or trainer.state.global_step >= trainer.state.max_steps
-
-
-def check_model(args):
-    """The model's directory; raises BadInput for what is wrong with it, at the cost of reading a header."""
-    model_path = find_model(args.model, get_cache_dir(args.cache_dir))
-    if (model_path / "adapter_config.json").is_file() and not (model_path / "config.json").is_file():
-        raise BadInput(f"{model_path} is an adapter; train from a full model (--merge_adapter writes one)")
-    check_weights(model_path)
-    return model_path
+        raise SystemExit(f"cannot write to {watcher.path}: {reason}; the last checkpoint is intact") from None
+    return watcher.signal is None or trainer.state.global_step >= trainer.state.max_steps
 
 
 def main(argv=None):
-    args, rest = parse_own_flags(sys.argv[1:] if argv is None else argv)
+    command = parse(sys.argv[1:] if argv is None else argv)
     go_offline()
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func is experimental; TRL is pinned
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # TRL's own use of old names
-    args.dataset = str(args.dataset or ("demo" if Path(args.model).name == "demo" else "gsm8k"))
-    find_dataset(args.dataset)
-    model_path = None if args.print_config else check_model(args)  # before TRL, whose import takes seconds
-    try:
-        if args.trust_region_method != "sft":
-            require_patched_trl(args.trust_region_method)
-    except ValueError as error:
-        raise BadInput(str(error)) from None
-    config, model_config, values = resolve(args, rest)
-    check_config(args, config, model_config)
-    if args.print_config:
-        print_config(values)
+    if command.args.print_config:
+        print_config(resolve(command).values)
         return 0
-    return run_training(args, config, model_config, values, model_path)
+    model_path = check_model(command.args)  # before TRL, whose import takes seconds
+    return run_training(resolve(command), model_path)
 
 
 def quieten():
@@ -282,65 +345,83 @@ def quieten():
     transformers.utils.logging.disable_progress_bar()
 
 
-def run_training(args, config, model_config, values, model_path):
+def run_training(plan, model_path):
     """From a checked configuration to a finished run directory; returns the exit code."""
     from training.callbacks import check_room
 
     quieten()
-    processes, method = config.distributed_state, args.trust_region_method
-    say = print if processes.is_main_process else (lambda *_: None)
+    args, config = plan.command.args, plan.config
+    processes = config.distributed_state
     os.environ.setdefault("WANDB_MODE", "offline")  # compute nodes have no network; `wandb sync` uploads later
     tokenizer = load_tokenizer([model_path])
-    data = load_training_data(args.dataset, method, config.seed, get_cache_dir(args.cache_dir))
+    data = load_training_data(plan.command, config.seed)
     check_plan(config, len(data["train"]))
     path = Path(config.output_dir)
-    if not model_config.use_peft:
+    if not plan.model_config.use_peft:
         check_room(path, model_path, (config.save_total_limit or 1) + 1)
-    args.sampler, why = (None, "") if method == "sft" else choose_sampler(args, config, model_config)
     hashes = {part: f"{len(rows)} rows, {hash_value(rows.to_list())[:16]}" for part, rows in data.items()}
-    fresh = make_record(args, values, processes.num_processes, model_path, hashes)
-    record, checkpoint, lock = open_run(path, fresh, args, processes)
-    if record["status"] == "finished":
-        say(f"{path} is finished; --overwrite starts it afresh")
-        return 0
-    say("\n".join(describe(config, model_config.dtype, len(data["train"]), processes.num_processes)))
-    if args.sampler == "trial" and "sampler" in record:
-        args.sampler, why = record["sampler"], "it was the faster one when the run began"
-    if args.sampler:
-        say(f"sampler: {args.sampler} ({why})")
-    say(f"continuing from {checkpoint}" if checkpoint else f"starting {path}")
-    policy = load_policy(model_path, model_config, tokenizer)
-    settle = partial(settle_sampler, path, record, processes) if args.sampler == "trial" else None
-    trainer = make_trainer(args, config, model_config, policy, tokenizer, data, settle)
-    return finish_training(args, trainer, path, record, checkpoint, say)
+    choice = choose_sampler(plan)
+    fresh = make_record(plan.command, plan.values, processes.num_processes, model_path, hashes)
+    with open_run(path, fresh, args, processes) as run:
+        if run.record.outcome.status == "finished":
+            say(config, f"{path} is finished; --overwrite starts it afresh")
+            return 0
+        say(config, *describe(config, plan.model_config.dtype, len(data["train"]), processes.num_processes))
+        choice = choice.settled(run.record.outcome.sampler)
+        if choice.sampler:
+            say(config, f"sampler: {choice.sampler} ({choice.why})")
+        say(config, f"continuing from {run.checkpoint}" if run.checkpoint else f"starting {path}")
+        policy = load_policy(model_path, plan.model_config, tokenizer)
+        settle = partial(settle_sampler, run, config) if choice.sampler == "trial" else None
+        run.record.outcome.sampler = choice.sampler if settle is None else None
+        trainer = make_trainer(plan, choice.sampler, policy, tokenizer, data, settle)
+        return finish_training(plan, trainer, run)
 
 
-def finish_training(args, trainer, path, record, checkpoint, say):
+def say(config, *lines):
+    """Print lines, on the main process only."""
+    if config.distributed_state.is_main_process:
+        print(*lines, sep="\n")
+
+
+def finish_training(plan, trainer, run):
     """Train, then put the finished model, its record and its curve in place; returns the exit code."""
-    from transformers import PrinterCallback, ProgressCallback
+    from training.callbacks import save_final, watch, write_model_card
 
-    from reporting.figures import plot_training
-    from training.callbacks import Progress, Run, save_final, write_model_card
-
-    for callback in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(callback)
-    run = Run(trainer, path, record)
-    trainer.add_callback(run)
-    if not trainer.args.disable_tqdm:
-        trainer.add_callback(Progress)
-    if not train(trainer, run, checkpoint):
-        say(f"saved at step {trainer.state.global_step}, not finished: the same command goes on from here")
+    watcher = watch(trainer, run)
+    if not train(trainer, watcher, run.checkpoint):
+        step = trainer.state.global_step
+        say(trainer.args, f"saved at step {step}, not finished: the same command goes on from here")
         return EXIT_SAVED
-    save_final(trainer, path, args.merge_adapter)
+    save_final(trainer, run.path, plan.command.args.merge_adapter)
     if trainer.accelerator.is_main_process:
-        write_model_card(path, record)
-        run.write_record("finished")
-        say(f"finished: {path} ({record['wall_seconds']:.0f} s)")
-        try:
-            plot_training([path], path / "reward_curve.png")
-        except (OSError, ValueError, TypeError, ImportError, RuntimeError) as error:  # costs nothing but the picture
-            print(f"warning: no reward_curve.png ({error}); the run is finished", file=sys.stderr)
+        run.record.outcome.validation = validation_of_kept(trainer, run.path)
+        write_model_card(run.path, run.record)
+        watcher.write_record("finished")
+        print(f"finished: {run.path} ({run.record.outcome.wall_seconds:.0f} s)")
+        draw_curve(run.path)
     return 0
+
+
+def validation_of_kept(trainer, path):
+    """The Validation of the weights that are kept: the best checkpoint's where it was loaded, else the last step's."""
+    config, state = trainer.args, trainer.state
+    step = state.global_step
+    if config.load_best_model_at_end and state.best_model_checkpoint:
+        step = step_of(Path(state.best_model_checkpoint))
+    metric = config.metric_for_best_model or "loss"
+    metric = metric if metric.startswith("eval_") else f"eval_{metric}"
+    return validation_at(read_log(path / LOG_FILE), metric, step, bool(config.greater_is_better))
+
+
+def draw_curve(path):
+    """Draw the training curve of a finished run; a failure costs nothing but the picture."""
+    from reporting.figures import plot_training
+
+    try:
+        plot_training([path], path / "reward_curve.png")
+    except (OSError, ValueError, TypeError, ImportError, RuntimeError) as error:
+        print(f"warning: no reward_curve.png ({error}); the run is finished", file=sys.stderr)
 
 
 if __name__ == "__main__":

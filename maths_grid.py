@@ -41,10 +41,13 @@ from typing import NamedTuple
 
 import yaml
 
+import maths_evaluations
 import maths_finetuning
+from common.datasets import find_dataset
 from common.files import (
     ROOT,
     BadInput,
+    get_cache_dir,
     hash_value,
     hold_lock,
     make_parser,
@@ -55,9 +58,11 @@ from common.files import (
     write_json,
     write_text,
 )
-from common.runs import EXIT_SAVED, is_live, read_log
+from common.record import read_record
+from common.runs import EXIT_SAVED, LOG_FILE, is_live, read_log
+from evaluation.summary import SUMMARY_FILE
 from slurm import queue as slurm_queue
-from slurm.preflight import check_commands, check_data, preflight
+from slurm.preflight import Needs, check_cluster, check_data, check_machine
 from training.hyperparameters import read_field_names
 
 GRID_KEYS = ("axes", "cells", "train", "evaluate", "output_root")
@@ -84,7 +89,6 @@ class Cell(NamedTuple):
     model: str
     seed: int
     run_dir: Path
-    flags: dict  # of the training, as the grid has them
     train: list  # the command, a list of strings
     evaluate: list
     log: Path
@@ -155,9 +159,9 @@ def check_value(key, value, words, place):
 
 
 def training_flags():
-    """Names of maths_finetuning.py's flags, read in the source that states them: importing TRL takes 4 s."""
-    own = re.findall(r'add_argument\(\s*"--(\w+)"', (ROOT / "maths_finetuning.py").read_text(encoding="utf-8"))
-    return {*own, *read_field_names("sft"), *read_field_names("clip")}
+    """Names of maths_finetuning.py's flags, TRL's included."""
+    ours = {action.dest for action in maths_finetuning.make_parser()._actions}
+    return {*ours, *read_field_names("sft"), *read_field_names("clip")}
 
 
 def combine(axes):
@@ -181,7 +185,7 @@ def make_cell(index, name, own, values, root, grid):
     train = to_command("maths_finetuning.py", flags)
     evaluate = to_command("maths_evaluations.py", {"model_path": str(run_dir), **grid.get("evaluate", {})})
     log = LOGS / run_dir.with_name(run_dir.name + ".log").relative_to(run_dir.anchor)
-    return Cell(index, name, method, model, seed, run_dir, flags, train, evaluate, log)
+    return Cell(index, name, method, model, seed, run_dir, train, evaluate, log)
 
 
 def safe(part):
@@ -211,50 +215,94 @@ def to_command(script, flags):
     return words
 
 
+# ---- what a cell needs
+
+
+def find_needs(cells, cache_dir=None):
+    """The Needs of cells, by what both scripts themselves make of their commands; TRL is imported for it, once.
+
+    cache_dir: of the cells that name none; None: this machine's.
+    Raises BadInput for the first cell whose flags one of them refuses, and if TRL is not patched.
+    """
+    needs = []
+    for cell in cells:
+        try:
+            plan = maths_finetuning.resolve(maths_finetuning.parse(cell.train[2:]))
+            evaluation = maths_evaluations.parse_args(cell.evaluate[2:])
+        except BadInput as error:
+            raise BadInput(f"cell {cell.index}, {cell.run_dir}: {error}") from None
+        except ImportError as error:
+            raise BadInput(f"{sys.executable} lacks a package ({error}): pip install -r requirements.txt") from None
+        needs.append(make_needs(cell, plan, evaluation, cache_dir))
+    return needs
+
+
+def make_needs(cell, plan, evaluation, cache_dir):
+    """The Needs of a cell with this Plan of its training and these arguments of its evaluation."""
+    trained_on = plan.command.dataset
+    names = evaluation.datasets or maths_evaluations.default_datasets(trained_on)
+    return Needs(
+        run_dir=cell.run_dir,
+        model=plan.command.args.model,
+        cache_dir=get_cache_dir(plan.command.args.cache_dir or cache_dir),
+        data=[(trained_on, "train"), *((name, find_dataset(name)[1].eval_split) for name in names)],
+        checkpoints=plan.config.save_total_limit or 2,
+        adapter=plan.model_config.use_peft,
+    )
+
+
 # ---- where a cell stands
 
 
 def cell_state(cell, queue=None):
     """(one of STATES, a detail to print); changes nothing and takes no lock. `queue` is read_queue()'s answer."""
     try:
-        record = read_json(cell.run_dir / "run.json", "see maths_finetuning.py --overwrite") or {}
+        record = read_record(cell.run_dir)
     except BadInput as error:
         return "stopped", str(error)
-    finished = record.get("status") == "finished"
+    finished = record is not None and record.outcome.status == "finished"
     state, reason, _ = (queue or {}).get(cell.run_dir.resolve(), (None, "", ""))
     if state == "queued":
         return state, reason
     if state == "running" or is_live(cell.run_dir) or is_live(cell.run_dir / "evaluations"):
         return "running", "evaluation" if finished else show_progress(cell, record)
     if finished:
-        return ("evaluated", "") if is_evaluated(cell) else ("trained", last_line(cell.log))
+        return ("evaluated", show_collapse(record)) if is_evaluated(cell) else ("trained", last_line(cell.log))
     if record or cell.log.exists():
         return "stopped", last_line(cell.log) or show_progress(cell, record).partition(",")[0]
     return "waiting", ""
+
+
+def show_collapse(record):
+    """'collapsed at step n', or nothing."""
+    return "" if record.outcome.collapsed_at is None else f"collapsed at step {record.outcome.collapsed_at}"
 
 
 def is_evaluated(cell):
     """Whether the evaluation that the grid asks for has come to its end."""
     with contextlib.suppress(BadInput):
         done = read_json(cell.run_dir / EVALUATED, "delete it")
-        return done == {"flags": cell.evaluate[4:]} and (cell.run_dir / "evaluations/summary.json").is_file()
+        return done == {"flags": cell.evaluate[4:]} and (cell.run_dir / "evaluations" / SUMMARY_FILE).is_file()
     return False
 
 
 def show_progress(cell, record):
     """'step n of m, 3 min left' by the run's log and record, as far as they say it."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ZeroDivisionError, IndexError):
-        file = cell.run_dir / "metrics.jsonl"
-        row, config = read_log(file)[-1], record["config"]
-        step, total = row["step"], config.get("max_steps", -1)
+    file = cell.run_dir / LOG_FILE
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ZeroDivisionError, IndexError, AttributeError):
+        row = read_log(file)[-1]
+        step = row["step"]
+        total = record.config.get("max_steps", -1)
         if total <= 0:
-            total = round(step * config["num_train_epochs"] / row["epoch"])
-        done, seconds = record.get("finished_steps"), record["wall_seconds"]
+            total = round(step * record.config["num_train_epochs"] / row["epoch"])
+        done = record.outcome.finished_steps
+        seconds = record.outcome.wall_seconds
         if not done:
-            done, seconds = step, file.stat().st_mtime - datetime.fromisoformat(record["started"]).timestamp()
+            done = step
+            seconds = file.stat().st_mtime - datetime.fromisoformat(record.origin.started).timestamp()
         left = (total - step) * seconds / done
-        left = f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min"
-        return f"step {step} of {total}, {left} left"
+        shown = f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min"
+        return f"step {step} of {total}, {shown} left"
     return "starting"
 
 
@@ -347,8 +395,7 @@ def run_grid(grid, cells):
     """Run every cell that is not evaluated, one after another, and report; returns 1 if a cell failed."""
     failed, queue = [], read_queue()
     wanted = [cell for cell in cells if cell_state(cell, queue)[0] in TO_DO]
-    check_data(wanted)
-    check_commands(wanted)
+    check_data(find_needs(wanted))
     for cell in wanted:
         print(f"cell {cell.index}, {cell.run_dir}: {cell_state(cell, queue)[0]}, starting", flush=True)
         code, received = run_cell(cell)
@@ -415,7 +462,8 @@ def submit(cells, args):
         after = slurm_queue.report_line(site, frozen, [*others, "JOBID"])
         print(shlex.join(array), shlex.join(after), sep="\n")
         return 0
-    preflight(wanted, site, env, LOGS, [array, slurm_queue.report_line(site, frozen, [])])
+    check_cluster(site, env, [array, slurm_queue.report_line(site, frozen, [])])
+    check_machine(find_needs(wanted, env["GRPSPO_CACHE"]), site, env, LOGS)
     if args.submit:
         write_text(frozen, text)
         job = slurm_queue.queue_job(array, env)

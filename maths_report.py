@@ -18,16 +18,19 @@ results.csv (methods), controls.csv (pspo against noclip at the rate its gradien
 groups.csv, which hold all that the figures show.
 """
 
-import json
+import itertools
 import re
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.files import BadInput, make_parser, read_json, run_script
-from common.runs import read_log
-from evaluation.rows import read_rows
+from common.files import BadInput, make_parser, run_script
+from common.record import RECORD_FILE, RunRecord, read_record
+from common.runs import LOG_FILE, read_log
+from evaluation.rows import read_results, read_rows
+from evaluation.settings import SETTINGS_FILE, Settings, noted_differences, read_settings, unfair_differences
+from evaluation.summary import SUMMARY_FILE, read_summary
 from reporting.comparison import (
     CURVES,
     accuracy_of,
@@ -42,9 +45,6 @@ from reporting.statistics import MIN_SEEDS, compare, summarise_accuracy
 
 # What is kept of a training log, so that hundreds of long runs fit into memory.
 LOGGED = {"step", "eval_reward", "eval_loss", "trust_region/ratio_min", "trust_region/ratio_max", *CURVES}
-# What evaluations must have in common, beside data and grader, and how to get it.
-FAIR = {"max_new_tokens": "one --max_new_tokens", "top_p": "one --top_p"}
-FAIR |= {"prompt": "the same prompt", "number type": "the same number type"}
 
 
 @dataclass
@@ -56,13 +56,18 @@ class Run:
     model: str
     seed: int | None = None
     name: str = ""  # method, or the grid's name of the cell
-    config: dict = field(default_factory=dict)
-    record: dict = field(default_factory=dict)
+    record: RunRecord | None = None  # None for a model that was not trained here
     state: str = ""
-    settings: dict | None = None
+    settings: Settings | None = None
     summary: dict = field(default_factory=dict)
     accuracy: dict = field(default_factory=dict)  # {(data set, temperature): {problem id: mean over samples}}
+    incomplete: list = field(default_factory=list)  # "data set at temperature" that is stored in part
     log: list = field(default_factory=list)
+
+    @property
+    def config(self):
+        """The run's configuration, {} where there is none."""
+        return self.record.config if self.record else {}
 
 
 # ---- reading
@@ -70,30 +75,32 @@ class Run:
 
 def find_evaluation(path):
     """The directory with the rows of a run directory, or of an evaluation directory itself; None without one."""
-    return next((p for p in (path / "evaluations", path) if (p / "summary.json").is_file()), None)
+    return next((p for p in (path / "evaluations", path) if (p / SUMMARY_FILE).is_file()), None)
 
 
 def read_run(path, datasets):
     """A run directory or an evaluation directory -> Run; raises BadInput for one that is neither."""
     evaluation = find_evaluation(path)
     home = path.parent if evaluation == path and path.name == "evaluations" else path
-    record = read_json(home / "run.json", "maths_finetuning.py --overwrite starts the run afresh") or {}
-    if not record and evaluation is None:
+    record = read_record(home)
+    if record is None and evaluation is None:
         raise BadInput(f"{path} has no finished evaluation: run maths_evaluations.py on it")
     names = home.resolve().parts
-    run = Run(path, str(record.get("method", names[-1])), str(record.get("model", names[-2])), record.get("seed"))
-    run.name, run.record, run.config = run.method, record, record.get("config") or {}
-    run.state = str(record.get("status", "evaluated"))
-    rows = read_log(home / "metrics.jsonl")
+    run = Run(path, method=names[-1], model=names[-2], name=names[-1], record=record, state="evaluated")
+    if record is not None:
+        run.method = run.name = record.method
+        run.model = record.model
+        run.seed = record.seed
+        run.state = record.outcome.status
+    rows = read_log(home / LOG_FILE)
     run.log = [{k: v for k, v in row.items() if k in LOGGED and isinstance(v, int | float)} for row in rows]
     if evaluation is None:
         run.state += ", not evaluated"
         return run
-    run.settings = read_json(evaluation / "settings.json", "evaluate again in another --output_dir")
+    run.settings = read_settings(evaluation)
     if run.settings is None:
-        raise BadInput(f"{evaluation} has no settings.json, so nothing says how it was evaluated: evaluate again")
-    run.settings["number type"] = str(run.settings.get("device", "")).rpartition(", ")[2]  # "cpu, 2 threads, float32"
-    run.summary = (read_json(evaluation / "summary.json", "evaluate again") or {}).get("datasets") or {}
+        raise BadInput(f"{evaluation} has no {SETTINGS_FILE}, so nothing says how it was evaluated: evaluate again")
+    run.summary = read_summary(evaluation)
     for file in sorted(evaluation.glob("*.jsonl")):
         if datasets is None or file.stem in datasets:
             run.accuracy |= read_accuracy(file, file.stem, run)
@@ -106,17 +113,14 @@ def read_accuracy(path, name, run):
 
     The rest is named in the run's state: the completions that end first are the short ones.
     """
-    right, total = Counter(), Counter()
-    for row in read_rows(path):
-        right[row["temperature"], row["id"]] += row["correct"]
-        total[row["temperature"], row["id"]] += 1
-    accuracy = defaultdict(dict)
-    for t, problem in total:
-        accuracy[name, t][problem] = right[t, problem] / total[t, problem]
     stated = run.summary.get(name, {})
-    whole = {k: v for k, v in accuracy.items() if stated.get(f"{k[1]:g}", {}).get("prompts") == len(v)}
-    if left := [f"{name} at {t:g}" for _, t in accuracy.keys() - whole.keys()]:
-        run.record.setdefault("incomplete", []).extend(sorted(left))
+    whole = {}
+    for t, problems in read_results(path).samples.items():
+        if stated.get(f"{t:g}", {}).get("prompts") != len(problems):
+            run.incomplete.append(f"{name} at {t:g}")
+            continue
+        means = {i: sum(s.correct for s in samples.values()) / len(samples) for i, samples in problems.items()}
+        whole[name, t] = means
     return whole
 
 
@@ -127,7 +131,7 @@ def read_runs(paths, datasets):
 
         runs = []
         for cell in read_grid(paths[0]):
-            started = (cell.run_dir / "run.json").is_file()
+            started = (cell.run_dir / RECORD_FILE).is_file()
             run = read_run(cell.run_dir, datasets) if started else Run(cell.run_dir, cell.method, cell.model, cell.seed)
             run.name = re.sub(r"-\w+=.*", "", cell.name)  # the flags of further axes are in the configuration
             if not run.accuracy:
@@ -147,25 +151,29 @@ def read_runs(paths, datasets):
 def check_settings(runs):
     """Raise BadInput if evaluations differ in what makes a comparison unfair; returns what else differs, as notes."""
     runs = [run for run in runs if run.settings]
-    first, notes = runs[0] if runs else None, []
-    for run in runs:
-        a, b, both = first.settings, run.settings, f"{first.path} and {run.path} were"
-        if a.get("grader") != b.get("grader"):
-            again = "run maths_evaluations.py --regrade on both"
-            raise BadInput(f"{both} graded by different versions of the grader: {again}")
-        for name in {n for n, _ in first.accuracy} & {n for n, _ in run.accuracy}:
-            if a.get("data", {}).get(name) != b.get("data", {}).get(name):
-                again = "evaluate both again with one version, each with a new --output_dir"
-                raise BadInput(f"{both} evaluated on different versions of {name}: {again}")
-        for key, with_one in FAIR.items():
-            if a.get(key) != b.get(key):
-                values = "" if key == "prompt" else f" ({a.get(key)} and {b.get(key)})"
-                again = f"evaluate one of them again with {with_one} and a new --output_dir"
-                raise BadInput(f"{both} evaluated with different {key}{values}: {again}")
-    for key in ("samples_per_prompt", "seed", "backend", "device", "versions"):
-        if len(values := {json.dumps(run.settings.get(key)) for run in runs}) > 1:
-            notes.append(f"evaluations differ in {key}: {', '.join(sorted(values))}")
-    return notes
+    notes = []
+    for first, run in itertools.combinations(runs, 2):
+        check_pair(first, run)
+        notes += [f"evaluations differ in {change}" for change in noted_differences(first.settings, run.settings)]
+    return list(dict.fromkeys(notes))
+
+
+def check_pair(a, b):
+    """Raise BadInput if the evaluations of two Runs cannot be compared, with the way out."""
+    both = f"{a.path} and {b.path} were"
+    shared = {name for name, _ in a.accuracy} & {name for name, _ in b.accuracy}
+    for change in unfair_differences(a.settings, b.settings):
+        what, _, name = change.name.partition(" ")
+        if what == "grader":
+            raise BadInput(
+                f"{both} graded by different versions of the grader: run maths_evaluations.py --regrade on both"
+            )
+        if what == "data" and name not in shared:
+            continue
+        again = "evaluate one of them again with one of both, and a new --output_dir"
+        if what == "data":
+            raise BadInput(f"{both} evaluated on different versions of {name}: {again}")
+        raise BadInput(f"{both} evaluated with another {change}: {again}")
 
 
 def check_problems(runs):
@@ -233,7 +241,7 @@ def list_unfinished(runs):
     for state, paths in states.items():
         lines += [f"{len(paths)} runs: {state}: {paths[0]} to {paths[-1]}"] if len(paths) > 5 else []
         lines += [f"{path}: {state}" for path in paths if len(paths) <= 5]
-    return lines + [f"{r.path}: not complete: {', '.join(i)}" for r in runs if (i := r.record.get("incomplete"))]
+    return lines + [f"{r.path}: not complete: {', '.join(i)}" for r in runs if (i := sorted(r.incomplete))]
 
 
 def make_report(runs, baseline=None):

@@ -71,14 +71,13 @@ def make_ours(model_dir, method, device, settings, folder):
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     flags = [x for key, value in {**NO_EXTRAS, **settings}.items() for x in (f"--{key}", str(value))]
     argv = ["--model", str(model_dir), "--dataset", "demo", "--trust_region_method", method, "--device", device]
-    args, rest = ours.parse_own_flags([*argv, "--output_dir", folder, "--disable_tqdm", "True", *flags])
-    args.sampler = "own"
-    config, model_config, _ = ours.resolve(args, rest)
+    command = ours.parse([*argv, "--output_dir", folder, "--disable_tqdm", "True", *flags])
+    plan = ours.resolve(command)
     ours.quieten()
     tokenizer = ours.load_tokenizer([Path(model_dir)])
-    data = ours.load_training_data("demo", method, config.seed, None)
-    policy = ours.load_policy(Path(model_dir), model_config, tokenizer)
-    return ours.make_trainer(args, config, model_config, policy, tokenizer, data)
+    data = ours.load_training_data(command, plan.config.seed)
+    policy = ours.load_policy(Path(model_dir), plan.model_config, tokenizer)
+    return ours.make_trainer(plan, "own", policy, tokenizer, data)
 
 
 def run_variant(variant, seed, quick):

@@ -10,6 +10,7 @@ and no code of a checkpoint is run: weights are safetensors or they are not read
 import hashlib
 import re
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 from common.files import DEMO_DIR, BadInput, check_sizes, fetch_command, hash_file, read_json, read_manifest
@@ -49,6 +50,11 @@ def find_model(name_or_path, cache_dir):
         raise BadInput(f"model {name_or_path} is not in {cache_dir}; where there is internet, run: {command}")
     known = ", ".join(["demo", *MODELS])
     raise BadInput(f"unknown model {name_or_path}: neither a directory nor one of {known}, nor ORGANISATION/NAME")
+
+
+def is_demo(name_or_path):
+    """Whether a model is the embedded default, by its name: the demo's own, or a directory called demo."""
+    return Path(name_or_path).name == "demo"
 
 
 def is_model(path):
@@ -125,12 +131,24 @@ def choose_precision(device="auto"):
     return "cuda", torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
-def describe_device(device, dtype):
-    """Device, number type and what else rounds differently: the GPU's name, or the number of CPU threads."""
+@dataclass(frozen=True)
+class Device:
+    """Where numbers are computed, as far as that moves their last bits."""
+
+    kind: str  # "cpu" or "cuda"
+    name: str  # the card's name, or "2 threads"
+    number_type: str  # "float32", "bfloat16", "float16"
+
+    def __str__(self):
+        return f"{self.kind}, {self.name}, {self.number_type}"
+
+
+def describe_device(kind, dtype):
+    """The Device of a kind ("cpu", "cuda") and a torch.dtype on this machine."""
     import torch
 
-    detail = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
-    return f"{device}, {detail}, {str(dtype).removeprefix('torch.')}"
+    name = torch.cuda.get_device_name() if kind == "cuda" else f"{torch.get_num_threads()} threads"
+    return Device(kind, name, str(dtype).removeprefix("torch."))
 
 
 def load_tokenizer(dirs):

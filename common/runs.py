@@ -15,130 +15,76 @@ run directory holds
 
 import json
 import os
-import platform
 import shutil
-import subprocess
 import sys
-import time
-from importlib.metadata import version
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from apply_patches import HERE, PATCH_NAMES, sha256
-from common.datasets import build_prompt, find_dataset
-from common.files import LOCK, BadInput, hold_lock, make_parser, read_json, run_script, write_json, write_text
-from common.models import choose_precision, describe_device, hash_model
-from grading import GRADER_VERSION
+from common.basis import as_stored, list_changes
+from common.files import LOCK, BadInput, hold_lock, make_parser, run_script, write_json, write_text
+from common.record import RECORD_FILE, RunRecord, compare_to_continue, read_record, write_record
 
 EXIT_SAVED = 75  # EX_TEMPFAIL of sysexits.h: saved, not finished; a batch system may start the same command again
-SAMPLER_VERSION = 2  # raised when the same seed draws other tokens in training
 SEAL = "sealed.json"
-PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "numpy", "tokenizers", "math-verify")
-# What may differ when a run is continued: where things lie and how they are shown, not what is computed.
-NOT_PART_OF_THE_RUN = "output_dir report_to run_name disable_tqdm log_completions project trackio_space_id".split()
-
-
-# ---- what makes a run this run
-
-
-def what_decides(model_dirs, data, device, packages):
-    """What decides a number beside the command line; two runs are comparable, or one continued, where it is equal.
-
-    model_dirs: as find_model_dirs has them. data: {name: hash of its rows}. device: as describe_device has it.
-    packages: {name: version} of the libraries that compute.
-    """
-    decides = {"model": [hash_model(d) for d in model_dirs], "data": data, "prompt": build_prompt("QUESTION")}
-    return {**decides, "grader": GRADER_VERSION, "device": device, "versions": packages}
-
-
-def find_changes(there, here):
-    """[(what, value there, value here)] of two nested dicts where they differ; lists and hashes are named only."""
-    changes = []
-    for key in sorted({*there, *here}):
-        old, new = there.get(key), here.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            changes += [(f"{key} {name}", a, b) for name, a, b in find_changes(old, new)]
-        elif old != new:
-            changes.append((key, old, new))
-    return changes
-
-
-def describe_changes(changes):
-    """'torch (2.13.0, now 2.14.0)' of find_changes; values that nobody can read, as hashes are, are left out."""
-    short = [(name, str(a), str(b)) for name, a, b in changes]
-    return "; ".join(f"{n} ({a}, now {b})" if len(a) < 40 and len(b) < 40 else n for n, a, b in short)
-
-
-def git_commit():
-    """The commit of this checkout, None where there is no git or no checkout."""
-    if shutil.which("git") is None:
-        return None
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
-    return git.stdout.strip() or None
-
-
-def make_record(args, values, processes, model_path, data):
-    """What run.json holds of a run that begins: what is run, on what, with which code.
-
-    values: as resolve has them. processes: how many. data: as what_decides has it.
-    """
-    model, method = args.model, args.trust_region_method
-    origins = {key: origin for key, (_, origin) in values.items() if origin != "default"}
-    config = {key: values[key][0] for key in origins if key not in NOT_PART_OF_THE_RUN}
-    config |= {"model": model, "method": method, "processes": processes, "dataset": find_dataset(args.dataset)[0]}
-    config |= {"merge_adapter": args.merge_adapter, "sampler": args.sampler}
-    versions = {name: version(name) for name in PACKAGES}
-    decides = what_decides([model_path], data, describe_device(*choose_precision(args.device)), versions)
-    if method != "sft":
-        patches = {name: sha256((HERE / name).read_bytes()) for name in PATCH_NAMES}
-        decides |= {"patches": patches, "sampler": SAMPLER_VERSION}
-    record = {"status": "running", "model": model, "method": method, "seed": args.seed, "config": config}
-    record |= {"origins": origins, "decides": decides, "changes": [], "python": platform.python_version()}
-    record |= {"git_commit": git_commit(), "host": platform.node(), "command": sys.argv}
-    record |= {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "wall_seconds": 0.0, "finished_steps": 0}
-    return json.loads(json.dumps(record, default=str))  # as it is when it is read again
-
-
-def check_same_run(path, record, fresh, accept):
-    """Raises BadInput unless a record has the configuration of a `fresh` one and what decides its numbers is as it was.
-
-    With `accept` (--accept_changes) what differs beside the configuration is put into the record and the run goes on.
-    """
-    if changed := find_changes(record["config"], fresh["config"]):
-        name, there, here = changed[0]
-        more = f" and {len(changed) - 1} more" if changed[1:] else ""
-        raise BadInput(f"{path} holds a run with {name}={there!r}, not {here!r}{more}; --output_dir or --overwrite")
-    changes = find_changes(record.get("decides", {}), fresh["decides"])
-    if not changes or record["status"] == "finished":
-        return
-    if not accept:
-        raise BadInput(
-            f"{path} was begun with other code, data or hardware: {describe_changes(changes)}; --accept_changes goes "
-            "on and records it in run.json, --overwrite starts afresh"
-        )
-    entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "changed": {name: [old, new] for name, old, new in changes}}
-    record["changes"] = [*record.get("changes", []), entry]
-    record["decides"] = fresh["decides"]
-    print(f"{path} goes on with {describe_changes(changes)}")
+LOG_FILE = "metrics.jsonl"
 
 
 # ---- the directory
 
 
-def open_run(path, fresh, args, processes):
-    """Lock and prepare a run directory, on the main process first -> (its record, checkpoint, lock).
+@dataclass
+class OpenRun:
+    """A run directory that this process may write: what is in it, and the checkpoint to continue from, or None."""
 
-    fresh: the record of a run that begins. Raises BadInput as lock_run_dir and check_same_run do.
+    path: Path
+    record: RunRecord
+    checkpoint: Path | None
+
+
+@contextmanager
+def open_run(path, fresh, args, processes):
+    """Lock and prepare a run directory, on the main process first; gives an OpenRun while the lock is held.
+
+    fresh: the record of a run that begins. Raises BadInput as lock_run_dir and accept_changes do.
     """
-    lock = None
-    if processes.is_main_process:
-        lock = lock_run_dir(path, args.overwrite)
+    if not processes.is_main_process:
+        processes.wait_for_everyone()
+        yield OpenRun(path, read_record(path), find_checkpoint(path))
+        return
+    with lock_run_dir(path, args.overwrite):
         record = read_record(path) or fresh
         check_same_run(path, record, fresh, args.accept_changes)
-        if record["status"] != "finished":
-            write_json(path / "run.json", record)
+        if record.outcome.status != "finished":
+            write_record(path, record)
             rewind(path)
-    processes.wait_for_everyone()
-    return read_record(path), find_checkpoint(path), lock
+        processes.wait_for_everyone()
+        yield OpenRun(path, record, find_checkpoint(path))
+
+
+def check_same_run(path, record, fresh, accept):
+    """Raises BadInput unless the command whose run would begin with `fresh` may continue the run of `record`.
+
+    With `accept` (--accept_changes) what differs beside the configuration is put into the record and the run goes on.
+    """
+    found = compare_to_continue(record, fresh)
+    if found.refused:
+        first, *others = found.refused
+        more = f" and {len(others)} more" if others else ""
+        raise BadInput(
+            f"{path} holds a run with {first.name}={first.was!r}, not {first.now!r}{more}; --output_dir or --overwrite"
+        )
+    if record.outcome.status == "finished":
+        return
+    if found.to_accept and not accept:
+        raise BadInput(
+            f"{path} was begun with other code, data or hardware: {list_changes(found.to_accept)}; --accept_changes "
+            "goes on and records it in run.json, --overwrite starts afresh"
+        )
+    if found.to_accept:
+        record.changes.append(as_stored(found.to_accept))
+        print(f"{path} goes on with {list_changes(found.to_accept)}")
+    record.adopt(fresh)
 
 
 def lock_run_dir(path, overwrite):
@@ -157,14 +103,9 @@ def lock_run_dir(path, overwrite):
             path.rename(aside)
             print(f"moved {path} to {aside}")
             lock = hold_lock(path, busy)
-    if not (path / "run.json").exists() and any(p.name != LOCK for p in path.iterdir()):
+    if not (path / RECORD_FILE).exists() and any(p.name != LOCK for p in path.iterdir()):
         raise BadInput(f"{path} is not empty and holds no run.json: choose another --output_dir, or --overwrite")
     return lock
-
-
-def read_record(path):
-    """run.json, or None where there is none; raises BadInput if it is damaged."""
-    return read_json(path / "run.json", "--overwrite starts the run afresh")
 
 
 def is_live(path):
@@ -232,8 +173,8 @@ def rewind(path):
         print(f"{checkpoint} is {state}: it is deleted and trained again")
         shutil.rmtree(checkpoint)
     step = step_of(kept) if kept else 0
-    rows = [row for row in read_log(path / "metrics.jsonl") if row["step"] <= step]
-    write_text(path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    rows = [row for row in read_log(path / LOG_FILE) if row["step"] <= step]
+    write_text(path / LOG_FILE, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def step_of(checkpoint):
@@ -261,12 +202,18 @@ def describe_state(path):
     """One line on a run: where it stands, and whether a process is at it. Raises BadInput where there is no run."""
     record = read_record(path)
     if record is None:
-        raise BadInput(f"{path} holds no run.json")
-    rows, status = read_log(path / "metrics.jsonl"), record["status"]
-    if status == "running":
-        status = "running" if is_live(path) else "stopped, the same command continues it"
-    changes = "".join(f"; went on with {', '.join(entry['changed'])} changed" for entry in record.get("changes", []))
-    return f"{path}: {status}, step {rows[-1]['step'] if rows else 0}, {record['wall_seconds']:.0f} s{changes}"
+        raise BadInput(f"{path} holds no {RECORD_FILE}")
+    outcome = record.outcome
+    rows = read_log(path / LOG_FILE)
+    status = outcome.status
+    if status == "running" and not is_live(path):
+        status = "stopped, the same command continues it"
+        if outcome.failure:
+            status = f"failed, {outcome.failure}"
+    if outcome.collapsed_at is not None:
+        status += f", collapsed at step {outcome.collapsed_at}"
+    changes = "".join(f"; went on with {', '.join(entry['changed'])} changed" for entry in record.changes)
+    return f"{path}: {status}, step {rows[-1]['step'] if rows else 0}, {outcome.wall_seconds:.0f} s{changes}"
 
 
 def main():

@@ -9,8 +9,9 @@ Written by maths_evaluations.py and read by the report (Probability Smoothing Po
 import json
 import os
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from itertools import islice
+from typing import NamedTuple
 
 from common.files import BadInput
 from grading import grade_batch
@@ -63,6 +64,57 @@ def parse_row(line):
         return row if well_typed and 0 <= row["sample"] < MAX_SAMPLES else None
     except (ValueError, AttributeError, RecursionError):
         return None
+
+
+class Sample(NamedTuple):
+    """What a stored completion says, without its text."""
+
+    correct: bool
+    well_formed: bool
+    cut_off: bool
+    left_out: bool  # its prompt did not fit the model, so that nothing was generated
+    tokens: int
+    answer: str | None  # as the grader read it; kept for wrong ones only, which is what a majority vote needs
+
+
+def to_sample(row):
+    """The Sample of a stored row."""
+    wrong_answer = None if row["correct"] or row["answer"] is None else sys.intern(row["answer"])
+    return Sample(
+        correct=row["correct"],
+        well_formed=row["well_formed"],
+        cut_off=row["finish_reason"] == "length",
+        left_out=row["finish_reason"] == TOO_LONG,
+        tokens=row["tokens"],
+        answer=wrong_answer,
+    )
+
+
+class Results:
+    """The stored completions of one data set, without their texts: {temperature: {problem id: {sample: Sample}}}.
+
+    A file is read once; what is generated afterwards is added as it is stored.
+    """
+
+    def __init__(self):
+        self.samples = defaultdict(lambda: defaultdict(dict))
+
+    def add(self, rows):
+        """Take stored rows in."""
+        for row in rows:
+            self.samples[row["temperature"]][row["id"]][row["sample"]] = to_sample(row)
+
+    def of(self, temperature, problem):
+        """{sample: Sample} of a problem at a temperature; empty where nothing is stored."""
+        return self.samples.get(temperature, {}).get(problem, {})
+
+
+def read_results(path, problems=None):
+    """The Results in a file of rows, empty where there is no file; raises BadInput as read_rows does."""
+    results = Results()
+    if path.exists():
+        results.add(read_rows(path, problems))
+    return results
 
 
 def cut_torn_line(path):

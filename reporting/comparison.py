@@ -7,7 +7,6 @@ itself: validation chooses among learning rates, never the test set:
 """
 
 import itertools
-import json
 import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -15,18 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.files import BadInput
+from common.record import differing_fields, kept_validation, unexpected_differences
 from reporting.statistics import LEVEL, MIN_SEEDS, compare, holm, summarise_accuracy
 
-# Keys of a run's configuration that do not make it another method: what it is called by, and where it ran.
-NOT_THE_METHOD = {
-    *("seed", "learning_rate", "num_iterations", "steps_per_generation", "model", "method", "trust_region_method"),
-    *("output_dir", "processes", "bf16", "fp16", "use_cpu", "dataset"),
-}
-# What a method's own definition may differ in; any other difference from the baseline is said beside the result.
-METHOD_KEYS = {
-    *("epsilon", "epsilon_high", "smoothing_alpha", "delta", "trust_region_delta", "loss_type", "merge_adapter"),
-    *("sapo_temperature_pos", "sapo_temperature_neg", "importance_sampling_level"),
-}
 # What is shown of a training log.
 CURVES = {
     "reward": "reward",
@@ -53,13 +43,11 @@ class Method:
 # ---- methods: which runs belong together, at which learning rate
 
 
-def find_setting(config):
+def find_setting(run):
     """(num_iterations, updates a generation is used for), () where there are no generations."""
-    if "num_generations" not in config and "num_iterations" not in config:
+    if run.record is None or run.record.updates_per_generation is None:
         return ()
-    accumulation = config.get("gradient_accumulation_steps") or 1
-    iterations = config.get("num_iterations") or 1
-    return iterations, iterations * (config.get("steps_per_generation") or accumulation) / accumulation
+    return run.config["num_iterations"], run.record.updates_per_generation
 
 
 def show_setting(setting):
@@ -69,22 +57,23 @@ def show_setting(setting):
 
 
 def validation(run):
-    """The validation score of the weights that a run keeps: the best reward, for sft minus the smallest loss."""
-    key, sign = ("eval_loss", -1) if run.method == "sft" else ("eval_reward", 1)
-    values = [sign * row[key] for row in run.log if key in row]
-    return max((v for v in values if math.isfinite(v)), default=None)
+    """The validation score of the weights that a run kept, more is better; None where they have none."""
+    found = kept_validation(run.record, run.log) if run.record else None
+    return found.score if found and math.isfinite(found.score) else None
 
 
 def label_runs(runs):
     """Each run's label: the name, and the configuration's values in which runs of that name differ."""
-    groups, differing = defaultdict(list), {}
+    groups = defaultdict(list)
     for run in runs:
-        groups[run.model, run.name] += [run.config] if run.config else []
-    for place, configs in groups.items():
-        keys = {key for config in configs for key in config} - NOT_THE_METHOD
-        differing[place] = [k for k in sorted(keys) if len({json.dumps(c.get(k)) for c in configs}) > 1]
-    shown = [[f"{k}={run.config.get(k)}" for k in differing[run.model, run.name] if run.config] for run in runs]
-    return [" ".join([run.name, *words]) for run, words in zip(runs, shown, strict=True)]
+        if run.record:
+            groups[run.model, run.name].append(run.record)
+    differing = {place: differing_fields(records) for place, records in groups.items()}
+    labels = []
+    for run in runs:
+        names = differing[run.model, run.name] if run.record else []
+        labels.append(" ".join([run.name, *(f"{name}={run.config.get(name)}" for name in names)]))
+    return labels
 
 
 def group_methods(runs):
@@ -92,7 +81,7 @@ def group_methods(runs):
     labels, groups, notes = label_runs(runs), defaultdict(list), []
     for i, run in enumerate(runs):
         if run.accuracy or validation(run) is not None:
-            groups[run.model, find_setting(run.config), labels[i]].append(run)
+            groups[run.model, find_setting(run), labels[i]].append(run)
     methods = []
     for (model, setting, label), members in sorted(groups.items()):
         rates = defaultdict(list)
@@ -140,9 +129,9 @@ def find_baseline(method, methods, wanted):
 
 def other_differences(method, baseline):
     """Keys of the configuration, beyond the method's own, in which a method's runs differ from the baseline's."""
-    a, b = method.runs[0].config, baseline.runs[0].config
-    keys = {k for k in {*a, *b} if a.get(k) != b.get(k)} - NOT_THE_METHOD - METHOD_KEYS
-    return sorted(keys) if a and b else []
+    a = method.runs[0].record
+    b = baseline.runs[0].record
+    return unexpected_differences(a, b) if a and b else []
 
 
 # ---- results
@@ -232,7 +221,7 @@ def scaled_controls(methods, runs, keys):
             continue
         rate = (1 - alpha) * m.rate
         control = [r for r in runs if r.method == "noclip" and r.model == m.model and r.accuracy]
-        control = [r for r in control if find_setting(r.config) == m.setting]
+        control = [r for r in control if find_setting(r) == m.setting]
         control = [r for r in control if math.isclose(r.config.get("learning_rate") or 0, rate, rel_tol=1e-6)]
         for key in keys:
             if all(any(key in run.accuracy for run in runs) for runs in (m.runs, control)):

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from common.files import BadInput
-from common.runs import read_log, read_record
+from common.record import read_record
+from common.runs import LOG_FILE, read_log
 from reporting.comparison import CURVES
 
 # Colours that stay apart for colour-blind readers: Okabe and Ito, https://jfly.uni-koeln.de/color/
@@ -33,9 +34,9 @@ PLACE = ("model", "setting", "data_set")
 def read_run(path):
     """(method, rows of metrics.jsonl); raises BadInput if the directory holds no run."""
     record = read_record(path)
-    if not record or not (path / "metrics.jsonl").is_file():
+    if record is None or not (path / LOG_FILE).is_file():
         raise BadInput(f"{path} is not the directory of a training run")
-    return str(record.get("method")), read_log(path / "metrics.jsonl")
+    return record.method, read_log(path / LOG_FILE)
 
 
 def draw_curve(axes, rows, key, colour, label):

@@ -1,7 +1,7 @@
 """The statistics: pass@k, maj@k, and how sure a mean or a difference is, over problems and over seeds and problems.
 
 A prompt's samples belong together and so do a training run's problems; every interval here respects that. Used by
-maths_evaluations.py and maths_report.py (Probability Smoothing Policy Optimisation, arXiv 2509.21282). A function by
+evaluation/summary.py and maths_report.py (Probability Smoothing Policy Optimisation, arXiv 2509.21282). A function by
 itself:
 
     python -c "from reporting.statistics import pass_at_k; print(pass_at_k(16, 3, 4))"
@@ -9,7 +9,6 @@ itself:
 
 import functools
 import math
-from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -249,77 +248,3 @@ def compare(a, b, tests=1):
     means = a.mean(1), b.mean(1)
     figures |= {"p_permutation": permutation_p(*means) if seeds else None}
     return plain(figures | {"improvement_probability": improvement_probability(*means) if seeds else None})
-
-
-# ---- the summary of an evaluation
-
-
-def powers_of_two(limit):
-    """1, 2, 4 ... and `limit` itself."""
-    return sorted({2**i for i in range(limit.bit_length())} | {limit})
-
-
-class Sample(NamedTuple):
-    """What the statistics need of a stored completion."""
-
-    correct: bool
-    well_formed: bool
-    cut_off: bool
-    tokens: int
-    vote: str | None  # what a wrong answer counts as in a majority vote, see grading.vote; None without one
-
-
-def prompt_metrics(samples):
-    """One prompt's metrics, {name: value}, from its Samples."""
-    n, correct = len(samples), sum(s.correct for s in samples)
-    wrong = Counter(s.vote for s in samples if not s.correct and s.vote is not None)
-    majority = majority_at_k((correct, *sorted(wrong.values())), n - correct - wrong.total())
-    metrics = {"accuracy": correct / n}
-    metrics |= {f"pass@{k}": pass_at_k(n, correct, k) for k in powers_of_two(n)}
-    metrics |= {f"maj@{k}": majority[k - 1] for k in powers_of_two(n)}
-    metrics["well_formed"] = sum(s.well_formed for s in samples) / n
-    metrics["cut_off"] = sum(s.cut_off for s in samples) / n
-    metrics["mean_tokens"] = sum(s.tokens for s in samples) / n
-    return metrics
-
-
-def summarise(metrics):
-    """[{name: value} of each prompt] -> {"prompts": n, name: {"value", "low", "high"}}, as mean_intervals has them."""
-    names = list(metrics[0])
-    values = np.array([[m[name] for name in names] for m in metrics])
-    summary = {"prompts": len(values)}
-    for name, *figures in zip(names, *mean_intervals(values, unbounded=[names.index("mean_tokens")]), strict=True):
-        value, low, high = (None if math.isnan(x) else round(float(x), 6) for x in figures)
-        summary[name] = {"value": value, "low": low, "high": high}
-    return summary
-
-
-def summarise_dataset(rows, problems):
-    """Everything said about one data set at one temperature: overall, by category and by difficulty.
-
-    rows: {problem id: its samples}. problems: {problem id: row of the data set}.
-    """
-    metrics = {i: prompt_metrics(samples) for i, samples in rows.items()}
-    summary = summarise(list(metrics.values()))
-    for field in ("category", "difficulty"):
-        groups = sorted({problems[i][field] for i in metrics} - {""})
-        parts = {g: summarise([m for i, m in metrics.items() if problems[i][field] == g]) for g in groups}
-        summary |= {f"by_{field}": parts} if parts else {}
-    return summary
-
-
-def print_table(summary):
-    """The summary's main figures on the terminal, one line a data set and temperature."""
-    columns = "data set      T prompts accuracy, 95 % interval   pass@N    maj@N well-formed cut-off tokens"
-    print(f"{columns}   (N = {summary['settings']['samples_per_prompt']}, 1 at T = 0)")
-    for name, temperatures in summary["datasets"].items():
-        for temperature, figures in temperatures.items():
-            n = max(int(key[5:]) for key in figures if key.startswith("pass@"))
-            shares = ["accuracy", f"pass@{n}", f"maj@{n}", "well_formed", "cut_off"]
-            accuracy, passed, majority, form, cut = (100 * figures[key]["value"] for key in shares)
-            low, high = figures["accuracy"]["low"], figures["accuracy"]["high"]
-            interval = "(one prompt)" if low is None else f"({100 * low:.1f} to {100 * high:.1f})"
-            print(
-                f"{name:10} {temperature:>4} {figures['prompts']:7d} {accuracy:8.1f} {interval:>15} {passed:8.1f} "
-                f"{majority:8.1f} {form:11.1f} {cut:7.1f} {figures['mean_tokens']['value']:6.1f}"
-            )

@@ -31,14 +31,16 @@ def describe_run(run, label, method):
     log = pd.DataFrame(run.log, columns=names, dtype=float).set_axis(RATIOS, axis=1)
     furthest = (log[["ratio_min", "ratio_max"]] - 1).abs().max().max()
     inert = None if math.isnan(furthest) else bool(furthest < 1e-6)  # the trust region had nothing to do
-    seconds, setting = run.record.get("wall_seconds"), find_setting(run.config)
+    seconds = run.record.outcome.wall_seconds if run.record else None
+    device = str(run.record.basis.device) if run.record else None
+    setting = find_setting(run)
     return {
         **{"run": str(run.path), "model": run.model, "setting": show_setting(setting), "setting_key": setting},
         **{"method": label, "seed": run.seed, "learning_rate": run.config.get("learning_rate"), "state": run.state},
         **{"chosen": method is not None, "validation": validation(run), "inert": inert},
         **log.mean(),
         **{"ratio_min": log["ratio_min"].min(), "ratio_max": log["ratio_max"].max()},
-        **{"hours": None if seconds is None else seconds / 3600, "device": run.record.get("device")},
+        **{"hours": None if seconds is None else seconds / 3600, "device": device},
     }
 
 

@@ -3,77 +3,67 @@
 For the experiments of Probability Smoothing Policy Optimisation (arXiv 2509.21282). Every check raises BadInput, one
 line that names the thing and the way out, and changes nothing; nothing is queued or trained before all have passed.
 
-    from slurm.preflight import check_commands, check_data, preflight
-    check_commands(read_grid("recipes/paper.yaml"))
+    from slurm.preflight import Needs, check_data
+    check_data([Needs(run_dir, "demo", cache_dir, [("demo", "train")], checkpoints=2, adapter=False)])
 """
 
-import contextlib
-import io
 import re
-import sys
 import tempfile
 from collections import Counter
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import maths_evaluations
-import maths_finetuning
-from common.datasets import DEFAULT_DATASETS, find_dataset, load_maths_dataset
-from common.files import ROOT, BadInput, existing_parent, free_bytes, get_cache_dir, size_text
+from common.datasets import load_maths_dataset
+from common.files import ROOT, BadInput, existing_parent, free_bytes, size_text
 from common.models import find_model, fp32_bytes
 from slurm.queue import ask
 
 # ---- the cells
 
 
-def check_commands(cells):
-    """Raise BadInput for the first cell whose flags the scripts themselves refuse, and if TRL is not patched.
+@dataclass
+class Needs:
+    """What a cell needs of the machine that it runs on."""
 
-    Both scripts are asked in this process: TRL is imported once, and a cell then takes 0.02 s.
-    """
-    for cell in cells:
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                maths_finetuning.main([*cell.train[2:], "--print_config"])
-            maths_evaluations.parse_args(cell.evaluate[2:])
-        except BadInput as error:
-            raise BadInput(f"cell {cell.index}, {cell.run_dir}: {error}") from None
-        except ImportError as error:
-            raise BadInput(f"{sys.executable} lacks a package ({error}): pip install -r requirements.txt") from None
+    run_dir: Path
+    model: str
+    cache_dir: Path
+    data: list  # of (data set, split): what it is trained and evaluated on
+    checkpoints: int  # that are kept
+    adapter: bool  # LoRA: its files are small
 
 
-def check_data(cells, cache_dir=None):
-    """Raise BadInput unless the cache holds, whole and readable, every model and data set the cells ask for."""
-    cache_dir, load = get_cache_dir(cache_dir), cache(load_maths_dataset)
-    for cell in cells:
-        find_model(cell.model, cache_dir)
-        trained_on = str(cell.flags.get("dataset", "demo" if Path(cell.model).name == "demo" else "gsm8k"))
-        names = maths_evaluations.parse_args(cell.evaluate[2:]).datasets
-        load(trained_on, "train", cache_dir)
-        for name in names or (["demo"] if trained_on == "demo" else DEFAULT_DATASETS):
-            load(name, find_dataset(name)[1].eval_split, cache_dir)
+def check_data(needs):
+    """Raise BadInput unless the caches hold, whole and readable, every model and data set of all Needs."""
+    load = cache(load_maths_dataset)
+    for cell in needs:
+        find_model(cell.model, cell.cache_dir)
+        for name, split in cell.data:
+            load(name, split, cell.cache_dir)
 
 
-def check_room(cells, places, cache_dir, at_once):
+def check_room(needs, places, at_once):
     """(bytes that the cells will take, bytes free where they lie).
 
-    A cell keeps the model and save_total_limit checkpoints; each of `at_once` that are running makes one more. Raises
-    BadInput if one of `places` cannot be written, or if the cells do not fit.
+    A cell keeps the model and its checkpoints; each of `at_once` that are running makes one more. Raises BadInput if
+    one of `places` cannot be written, or if the cells do not fit.
     """
     for place in places:
         try:
             tempfile.TemporaryFile(dir=existing_parent(place)).close()
         except OSError as error:
             raise BadInput(f"cannot write in {existing_parent(place)}: {error.strerror}") from None
-    sizes = [0 if cell.flags.get("use_peft") else fp32_bytes(find_model(cell.model, cache_dir)) for cell in cells]
-    limits = [int(cell.flags.get("save_total_limit", 2)) for cell in cells]
-    need = sum(size * (1 + 3 * limit) for size, limit in zip(sizes, limits, strict=True))
-    need += 3 * sum(sorted(sizes)[-at_once:])
-    free = free_bytes(cells[0].run_dir)
+    sizes = [0 if cell.adapter else fp32_bytes(find_model(cell.model, cell.cache_dir)) for cell in needs]
+    kept = sum(size * (1 + 3 * cell.checkpoints) for size, cell in zip(sizes, needs, strict=True))
+    one_more = 3 * sum(sorted(sizes)[-at_once:])
+    need = kept + one_more
+    run_dir = needs[0].run_dir
+    free = free_bytes(run_dir)
     if need > free:
         raise BadInput(
-            f"{len(cells)} cells need about {size_text(need)} under {cells[0].run_dir.parents[2]}, where "
-            f"{size_text(free)} are free; save_total_limit: 1 in train needs less"
+            f"{len(needs)} cells need about {size_text(need)} under {run_dir.parents[2]}, where {size_text(free)} are "
+            "free; save_total_limit: 1 in train needs less"
         )
     return need, free
 
@@ -81,18 +71,20 @@ def check_room(cells, places, cache_dir, at_once):
 # ---- the cluster
 
 
-def preflight(cells, site, env, logs, lines):
-    """Raise BadInput for the first thing that would make these cells fail on the cluster; quick checks come first."""
+def check_cluster(site, env, lines):
+    """Raise BadInput for the first thing of the site that would make cells fail: partition, sbatch lines, modules."""
     check_site(site)
     for line in lines:
         ask("sbatch", "--test-only", *line[2:], env=env)  # the scheduler's own verdict
     ask("bash", "-lc", '. "$0" && enter_job', ROOT / "slurm/env.sh", env=env)
-    cache_dir = get_cache_dir(env["GRPSPO_CACHE"])
-    places = {Path(env["GRID_SCRATCH"]), logs, *(cell.run_dir.parent for cell in cells)}
-    check_data(cells, cache_dir)
-    check_commands(cells)
-    need, free = check_room(cells, places, cache_dir, int(site["throttle"]))
-    print(f"checked: {len(cells)} cells need about {size_text(need)} of {size_text(free)} free")
+
+
+def check_machine(needs, site, env, logs):
+    """Raise BadInput for what the cells lack there: models, data, room. Says what they will take."""
+    check_data(needs)
+    places = {Path(env["GRID_SCRATCH"]), logs, *(cell.run_dir.parent for cell in needs)}
+    need, free = check_room(needs, places, int(site["throttle"]))
+    print(f"checked: {len(needs)} cells need about {size_text(need)} of {size_text(free)} free")
 
 
 def check_site(site):

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 from tqdm import tqdm
-from transformers import ProgressCallback, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-from common.files import BadInput, free_bytes, size_text, write_json, write_text
+from common.files import BadInput, free_bytes, size_text, write_text
 from common.models import fp32_bytes
-from common.runs import list_checkpoints, list_files, seal_checkpoint
+from common.record import write_record
+from common.runs import LOG_FILE, list_checkpoints, list_files, seal_checkpoint
 
 TWICE_SECONDS = 2.0  # signals closer than that are one: to the job's shell and to the process
 STALLED_STEPS = 100  # steps in a row in which no prompt had two different rewards: nothing was learnt in any of them
@@ -82,8 +83,11 @@ class Run(TrainerCallback):
     """Keeps the run directory: the log, sealed checkpoints at cycle boundaries only, signals, and what stops a run."""
 
     def __init__(self, trainer, path, record):
-        self.trainer, self.path, self.record, self.signal = trainer, path, record, None
-        self.begun = time.monotonic() - record["wall_seconds"]
+        self.trainer = trainer
+        self.path = path
+        self.record = record
+        self.signal = None
+        self.begun = time.monotonic() - record.outcome.wall_seconds
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self.on_signal)
 
@@ -128,9 +132,14 @@ class Run(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs and "train_runtime" not in logs:
-            with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            with open(self.path / LOG_FILE, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
-            check_row(state.log_history, self.path)
+            try:
+                check_row(state.log_history, self.path)
+            except SystemExit as error:
+                self.record.outcome.failure = str(error).partition(": stopped")[0]
+                self.write_record("running")
+                raise
 
     def on_save(self, args, state, control, **kwargs):
         self.trainer.accelerator.wait_for_everyone()
@@ -140,9 +149,22 @@ class Run(TrainerCallback):
 
     def write_record(self, status):
         """Update run.json."""
-        seconds = round(time.monotonic() - self.begun, 1)
-        self.record.update(status=status, wall_seconds=seconds, finished_steps=self.trainer.state.global_step)
-        write_json(self.path / "run.json", self.record)
+        outcome = self.record.outcome
+        outcome.status = status
+        outcome.wall_seconds = round(time.monotonic() - self.begun, 1)
+        outcome.finished_steps = self.trainer.state.global_step
+        write_record(self.path, self.record)
+
+
+def watch(trainer, run):
+    """Put our own callbacks in place of transformers' printers -> the Run that watches over an OpenRun's directory."""
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+    watcher = Run(trainer, run.path, run.record)
+    trainer.add_callback(watcher)
+    if not trainer.args.disable_tqdm:
+        trainer.add_callback(Progress)
+    return watcher
 
 
 def save_final(trainer, path, merge_adapter):
@@ -170,11 +192,12 @@ def save_final(trainer, path, merge_adapter):
 
 def write_model_card(path, record):
     """README.md of the finished model, in place of the one that TRL writes for the Hub; no licence is claimed."""
-    chosen = "\n".join(f"| {key} | {value} |" for key, value in sorted(record["config"].items()))
-    versions = ", ".join(f"{name} {number}" for name, number in record["decides"]["versions"].items())
+    values = record.config | record.computed
+    chosen = "\n".join(f"| {name} | {values[name]} |" for name in sorted(record.said) if name in values)
+    versions = ", ".join(f"{name} {number}" for name, number in record.basis.versions.items())
     text = (
-        f"---\nlibrary_name: transformers\ntags: [grpo, pspo, trl]\n---\n\n# {record['model']}, {record['method']}, "
-        f"seed {record['seed']}\n\n{record['model']} fine-tuned with the trust region method `{record['method']}` "
+        f"---\nlibrary_name: transformers\ntags: [grpo, pspo, trl]\n---\n\n# {record.model}, {record.method}, "
+        f"seed {record.seed}\n\n{record.model} fine-tuned with the trust region method `{record.method}` "
         f"(Probability Smoothing Policy Optimisation, arXiv 2509.21282).\nTrained with {versions}; what was chosen:\n\n"
         f"| option | value |\n|---|---|\n{chosen}\n"
     )

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from common.files import BadInput, make_parser, read_yaml, suggest
-from common.models import choose_precision
+from common.models import choose_precision, is_demo
 from maths_rewards import REWARDS
 
 # ---- the table
@@ -125,21 +125,22 @@ def read_recipe(argv):
     return {str(key).replace("-", "_"): value for key, value in recipe.items()}
 
 
-def make_layers(args):
+def make_layers(command):
     """{layer: its values} of all but the flags, the weakest first.
 
     The table's are the row of PRESETS over what all share, the run's name its directory and are what follows from
     --model, --trust_region_method and --seed alone.
     """
+    args = command.args
     name, method = Path(args.model).name, args.trust_region_method
     device, dtype = (str(part).removeprefix("torch.") for part in choose_precision(args.device))
     shared, demo = (SFT, DEMO_SFT) if method == "sft" else (GRPO, DEMO)
     run = {"output_dir": str(Path(args.output_root) / name / method / f"seed{args.seed}"), "seed": args.seed}
     return {
         "machine": {"use_cpu": device == "cpu", "bf16": dtype == "bfloat16", "fp16": dtype == "float16"},
-        "table": {**shared, **(demo if name == "demo" else {}), **PRESETS.get(name, {}).get(method, {})},
+        "table": {**shared, **(demo if is_demo(args.model) else {}), **PRESETS.get(name, {}).get(method, {})},
         "run": run if method == "sft" else {**run, "trust_region_method": method},
-        "recipe": args.recipe,
+        "recipe": command.recipe,
     }
 
 
@@ -154,10 +155,11 @@ def read_field_names(method):
     return [name for file in files for name in re.findall(r"^    (\w+): ", file.read_text(encoding="utf-8"), re.M)]
 
 
-def check_names(args, rest):
+def check_names(command):
     """Raise BadInput for a flag, or a key of the recipe, that no option has or that must not be used here."""
-    names = read_field_names(args.trust_region_method)
-    for shown in [*(word.split("=")[0] for word in rest if re.match("--?[A-Za-z]", word)), *args.recipe]:
+    names = read_field_names(command.args.trust_region_method)
+    flags = [word.split("=")[0] for word in command.rest if re.match("--?[A-Za-z]", word)]
+    for shown in [*flags, *command.recipe]:
         key = shown.removeprefix("--").replace("-", "_")
         if key in REFUSED:
             raise BadInput(f"{key}: {REFUSED[key]}")
@@ -165,15 +167,16 @@ def check_names(args, rest):
             raise BadInput(f"unknown option {shown}{suggest(key, names) or LIST_THEM}")
 
 
-def resolve(args, rest):
-    """The run's configuration -> (GRPOConfig or SFTConfig, ModelConfig, {key: (value, origin)}).
+def resolve_config(command):
+    """A maths_finetuning.Command -> (GRPOConfig or SFTConfig, ModelConfig, {key: (value, origin)}).
 
     Raises BadInput for an unknown key or flag, and for what TRL's own validation refuses.
     """
     from trl import GRPOConfig, ModelConfig, SFTConfig, TrlParser
 
+    args, rest = command.args, command.rest
     kind = SFTConfig if args.trust_region_method == "sft" else GRPOConfig
-    parser, layers = TrlParser([kind, ModelConfig], allow_abbrev=False, exit_on_error=False), make_layers(args)
+    parser, layers = TrlParser([kind, ModelConfig], allow_abbrev=False, exit_on_error=False), make_layers(command)
     origins = {key: origin for origin, layer in layers.items() for key in layer}
     flags = {word.split("=")[0] for word in rest}
     origins |= {action.dest: "flag" for action in parser._actions if flags & {*action.option_strings}}

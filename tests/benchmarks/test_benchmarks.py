@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import common, evaluation, readme
 from common.files import BadInput
+from common.record import read_record, write_record
 from training import rollout
 from training.hyperparameters import REFUSED, check_names
 
@@ -67,7 +68,7 @@ def forced(paths, accelerator):
 
 rollout.time_paths = forced
 if "--sampler" not in argv:
-    maths_finetuning.choose_sampler = lambda *_: ("trial", "forced")
+    maths_finetuning.choose_sampler = lambda *_: maths_finetuning.SamplerChoice("trial", "forced")
 sys.argv = ["maths_finetuning.py", *argv]
 sys.exit(run_script(maths_finetuning.main))
 """
@@ -87,11 +88,12 @@ def train(winner, path, *flags):
 @pytest.mark.parametrize("winner", ["own", "trl"])
 def test_a_trial_of_samplers_changes_no_number_and_is_made_once(winner, tmp_path):
     said, weights = train(winner, tmp_path / "trial")
-    record = json.loads((tmp_path / "trial" / "run.json").read_text())
-    assert f"sampler: {winner} (first batch: own " in said and record["sampler"] == winner
+    record = read_record(tmp_path / "trial")
+    assert f"sampler: {winner} (first batch: own " in said and record.outcome.sampler == winner
     assert train(winner, tmp_path / "plain", "--sampler", winner)[1] == weights
 
-    (tmp_path / "trial" / "run.json").write_text(json.dumps(record | {"status": "running"}))
+    record.outcome.status = "running"
+    write_record(tmp_path / "trial", record)
     (tmp_path / "trial" / "model.safetensors").unlink()
     said, continued = train("none", tmp_path / "trial")
     assert "continuing from" in said and f"sampler: {winner} (it was the faster one" in said and continued == weights
@@ -121,7 +123,7 @@ def test_a_wrong_flag_is_named_before_trl_is_imported_and_no_right_one_is_refuse
         for wrong in ("--learning_rat", "--learning_rat=3", "--no_learning"):
             with pytest.raises(BadInput, match=f"unknown option {wrong.split('=')[0]}"):
                 check_names(args, [wrong])
-    code = "import sys, maths_finetuning as m\ntry: m.parse_own_flags(sys.argv[1:])\nexcept ValueError: pass\n"
+    code = "import sys, maths_finetuning as m\ntry: m.parse(sys.argv[1:])\nexcept ValueError: pass\n"
     code += "assert not {'torch', 'trl', 'transformers'} & sys.modules.keys()"
     flags = ["--model", "demo", "--trust_region_method", "pspo", "--learning_rat", "1"]
     assert subprocess.run([sys.executable, "-c", code, *flags], cwd=ROOT).returncode == 0

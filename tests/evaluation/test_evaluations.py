@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,9 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import maths_evaluations
+from common import basis
 from common.files import BadInput, hold_lock, run_script
-from evaluation import rows
+from common.models import Device
+from evaluation import engines
+from evaluation import rows as stored_rows
 from evaluation.rows import ROW, cut_torn_line, parse_row
+from evaluation.settings import read_settings, write_settings
+from evaluation.summary import summarise_results
 from maths_evaluations import parse_args
 
 # ---- a small model and its evaluation
@@ -213,7 +219,7 @@ def test_reading_rows_changes_nothing(copied):
     path.write_bytes(path.read_bytes()[:-7])
     before = path.read_bytes()
     problems = {f"demo-test-{i}": {"id": f"demo-test-{i}"} for i in range(20)}
-    assert len(list(rows.read_rows(path, problems))) == 99
+    assert len(list(stored_rows.read_rows(path, problems))) == 99
     assert path.read_bytes() == before
 
 
@@ -232,8 +238,9 @@ def test_wrong_answers_of_one_value_are_one_vote(kind, right, wrong, tmp_path):
         {**GOOD, "temperature": 1.0, "sample": i, "answer": answer, "correct": correct}
         for i, (answer, correct) in enumerate(rows)
     ]
-    (tmp_path / "demo.jsonl").write_text(rows.to_lines(lines))
-    figures = maths_evaluations.summarise_file(tmp_path / "demo.jsonl", problems, ["a"], [1.0])["1"]
+    (tmp_path / "demo.jsonl").write_text(stored_rows.to_lines(lines))
+    results = stored_rows.read_results(tmp_path / "demo.jsonl", problems)
+    figures = summarise_results(results, problems, {"1": 1})["1"]
     assert figures["accuracy"]["value"] == pytest.approx(2 / 6, abs=1e-6) and figures["maj@6"]["value"] == 0
 
 
@@ -295,7 +302,7 @@ def test_killed_at_30_moments_and_resumed_gives_the_rows_of_an_undisturbed_run(m
 
 def test_regrade_puts_the_current_verdict_into_every_row(copied, finished, model_dir, monkeypatch):
     grade = types.SimpleNamespace(correct=True, answer="42", rule="test")
-    monkeypatch.setattr(rows, "grade_batch", lambda texts, golds, kinds: [grade] * len(texts))
+    monkeypatch.setattr(stored_rows, "grade_batch", lambda texts, golds, kinds: [grade] * len(texts))
     assert evaluate(model_dir, copied, *FULL, "--regrade") == 0
     assert all(r["correct"] and r["answer"] == "42" for r in stored(copied))
     assert json.loads((copied / "summary.json").read_text())["datasets"]["demo"]["0.8"]["accuracy"]["value"] == 1
@@ -305,8 +312,9 @@ def test_regrade_puts_the_current_verdict_into_every_row(copied, finished, model
 
 
 def test_a_changed_grader_asks_for_regrade_and_is_content_with_it(copied, model_dir, capsys):
-    settings_there = json.loads((copied / "settings.json").read_text())
-    (copied / "settings.json").write_text(json.dumps(settings_there | {"grader": "older"}))
+    settings = read_settings(copied)
+    settings.basis.grader = -1
+    write_settings(copied, settings)
     assert evaluate(model_dir, copied, *FULL) == 2 and "--regrade" in capsys.readouterr().err
     assert evaluate(model_dir, copied, *FULL, "--regrade") == 0
     assert evaluate(model_dir, copied, *FULL) == 0
@@ -353,15 +361,16 @@ def test_vllm_is_given_the_settings_and_its_answers_are_stored(device, model_dir
     stand_in.__spec__ = types.SimpleNamespace()
     monkeypatch.setitem(sys.modules, "vllm", stand_in)
     monkeypatch.setattr(maths_evaluations, "packages_distributions", lambda: {"vllm": ["numpy"]})  # another name
-    monkeypatch.setattr(maths_evaluations, "choose_precision", lambda: (device, torch.float32))
-    monkeypatch.setattr(maths_evaluations, "describe_device", lambda device, dtype: device)
+    for module in (maths_evaluations, engines, basis):
+        monkeypatch.setattr(module, "choose_precision", lambda: (device, torch.float32))
+    monkeypatch.setattr(basis, "describe_device", lambda kind, dtype: Device(kind, "a name", "float32"))
     assert evaluate(model_dir, tmp_path / "out", "--backend", "vllm", *FULL) == 0
     assert calls["engine"]["model"] == str(model_dir) and len(calls["prompts"]) == 40
     assert [p["temperature"] for p in calls["params"]] == [0] * 20 + [0.8] * 20
     assert [p["n"] for p in calls["params"]] == [1] * 20 + [4] * 20
     assert len({p["seed"] for p in calls["params"]}) == (40 if device == "cuda" else 1)  # a CPU has one for the run
     assert ("no seed per prompt" in capsys.readouterr().err) == (device == "cpu")
-    versions = json.loads((tmp_path / "out" / "settings.json").read_text())["versions"]
+    versions = read_settings(tmp_path / "out").basis.versions
     assert versions["numpy"] == np.__version__ and calls["engine"]["dtype"] == "float32"
     assert all(p["stop_token_ids"] == [2] and p["max_tokens"] == 16 for p in calls["params"])
     assert {r["finish_reason"] for r in stored(tmp_path / "out")} == {"stop"} and len(stored(tmp_path / "out")) == 100
@@ -506,20 +515,21 @@ def test_prompts_that_do_not_fit_are_named_or_left_out_and_count_as_wrong(model_
 
 
 def test_results_of_other_versions_are_added_to_only_when_asked_for(copied, model_dir, capsys):
-    settings_there = json.loads((copied / "settings.json").read_text())
-    other = {**settings_there, "versions": {**settings_there["versions"], "torch": "1.0"}, "device": "cpu, 99 threads"}
-    (copied / "settings.json").write_text(json.dumps(other))
+    settings = read_settings(copied)
+    settings.basis.versions["torch"] = "1.0"
+    settings.basis.device = replace(settings.basis.device, name="99 threads")
+    write_settings(copied, settings)
     line = refuse(capsys, "--model_path", model_dir, "--output_dir", copied, *SMALL, *FULL)
-    assert "versions torch (1.0, now" in line and "device (cpu, 99" in line and "--accept_changes" in line
+    assert "versions torch (1.0, now" in line and "device name (99 threads, now" in line and "--accept_changes" in line
     assert evaluate(model_dir, copied, *FULL, "--accept_changes") == 0
-    changes = json.loads((copied / "settings.json").read_text())["changes"]
-    assert [sorted(change) for change in changes] == [["device", "versions torch"]]
+    assert [sorted(entry["changed"]) for entry in read_settings(copied).changes] == [["device name", "versions torch"]]
     assert evaluate(model_dir, copied, *FULL) == 0
 
 
 def test_another_version_of_the_data_is_refused(copied, model_dir, capsys):
-    settings_there = json.loads((copied / "settings.json").read_text())
-    (copied / "settings.json").write_text(json.dumps({**settings_there, "data": {"demo": "other"}}))
+    settings = read_settings(copied)
+    settings.basis.data = {"demo": "other"}
+    write_settings(copied, settings)
     for flags in ([], ["--accept_changes"], ["--regrade"]):
         line = refuse(capsys, "--model_path", model_dir, "--output_dir", copied, *SMALL, *FULL, *flags)
         assert "demo" in line and "--output_dir" in line

@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-import json
 import os
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import producers
 import pytest
 from matplotlib.figure import Figure
 
@@ -25,21 +25,6 @@ from reporting.page import page as page_module
 from reporting.statistics import compare
 
 ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = {
-    "samples_per_prompt": 4,
-    "top_p": 1.0,
-    "max_new_tokens": 128,
-    "seed": 0,
-    "backend": "transformers",
-    "batch_size": 256,
-    "device": "cpu, 2 threads, float32",
-    "prompt": [{"role": "user", "content": "QUESTION"}],
-    "model": ["a"],
-    "versions": {"torch": "2.13.0"},
-    "data": {"demo": "d"},
-    "grader": "1",
-}
-CONFIG = {"num_generations": 8, "num_iterations": 2, "gradient_accumulation_steps": 1, "steps_per_generation": 4}
 
 
 def python(*args):
@@ -48,41 +33,19 @@ def python(*args):
     return done
 
 
-def write_lines(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def write_evaluation(path, verdicts, temperature=0.8, text="#### 1", **settings):
+def write_evaluation(path, verdicts, **settings):
     """A made-up evaluation: verdicts[problem] lists what its samples were found to be."""
-    rows = [
-        {
-            **{"id": problem, "temperature": temperature, "sample": i, "completion": text, "tokens": 5},
-            **{"finish_reason": "stop", "answer": "1", "rule": "####", "well_formed": True, "correct": bool(verdict)},
-        }
-        for problem, samples in verdicts.items()
-        for i, verdict in enumerate(samples)
-    ]
-    write_lines(path / "evaluations/demo.jsonl", rows)
-    accuracy = {"value": float(np.mean([row["correct"] for row in rows]) if rows else 0), "low": None, "high": None}
-    figures = {"prompts": len(verdicts), "accuracy": accuracy, "pass@1": accuracy, "mean_tokens": {"value": 5.0}}
-    figures["by_difficulty"] = {"hard": {"prompts": len(verdicts), "accuracy": accuracy}}
-    summary = {"datasets": {"demo": {f"{temperature:g}": figures} if rows else {}}}
-    (path / "evaluations/summary.json").write_text(json.dumps(summary))
-    (path / "evaluations/settings.json").write_text(json.dumps(SETTINGS | settings))
+    producers.write_evaluation(path / "evaluations", verdicts, **settings)
 
 
-def write_run(path, method="pspo", seed=0, status="finished", validation=0.5, steps=4, ratio=1.1, **config):
+def write_run(path, method="pspo", seed=0, status="finished", validation=0.5, steps=4, ratio=1.1, **flags):
     """A made-up training run."""
-    config = CONFIG | {"method": method, "learning_rate": 1e-4, "seed": seed} | config
-    record = {"status": status, "model": "demo", "method": method, "seed": seed, "config": config}
-    record |= {"wall_seconds": 36.0, "device": "cpu, 1 threads", "versions": {}}
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "run.json").write_text(json.dumps(record))
+    given = {"gradient_accumulation_steps": 1, "steps_per_generation": 4, **flags}
+    record = producers.run_record(method, seed, status=status, steps=steps, validation=validation, **given)
     ratios = {"trust_region/ratio_min": 2 - ratio, "trust_region/ratio_max": ratio, "trust_region/approx_kl": 0.1}
     rows = [{"step": i, "reward": i / steps, "completions/mean_length": 20, **ratios} for i in range(1, steps + 1)]
     rows += [] if validation is None else [{"step": steps, "eval_reward": validation}]
-    write_lines(path / "metrics.jsonl", rows)
+    producers.write_run(path, record, rows)
 
 
 def make_verdicts(rng, rate, problems=40, samples=4):

@@ -11,7 +11,6 @@ from scipy import stats
 
 from reporting.statistics import (
     Estimate,
-    Sample,
     bootstrap_interval,
     detectable,
     estimate,
@@ -23,9 +22,6 @@ from reporting.statistics import (
     pass_at_k,
     permutation_p,
     powers_of_two,
-    prompt_metrics,
-    summarise,
-    summarise_dataset,
     two_tailed,
     wilson_interval,
 )
@@ -136,27 +132,6 @@ def test_bootstrap_interval_is_that_of_a_plain_loop():
     assert high == pytest.approx(np.quantile(means, 0.9772, axis=0), abs=0.03)
 
 
-def make_samples(correct, answers):
-    return [Sample(c, True, i % 2 == 0, 10 + i, a) for i, (c, a) in enumerate(zip(correct, answers, strict=True))]
-
-
-def test_prompt_metrics_by_hand():
-    metrics = prompt_metrics(make_samples([1, 0, 0, 0], [None, "7", "7", None]))
-    assert metrics["accuracy"] == 0.25 and metrics["pass@1"] == 0.25 and metrics["pass@2"] == 0.5
-    assert metrics["pass@4"] == 1 and metrics["maj@1"] == 0.25 and metrics["maj@4"] == 0  # two votes beat one
-    assert metrics["cut_off"] == 0.5 and metrics["mean_tokens"] == 11.5 and metrics["well_formed"] == 1
-
-
-def test_the_interval_does_not_collapse_when_all_prompts_agree():
-    summary = summarise([prompt_metrics(make_samples([1, 1], ["5", "5"]))] * 30)
-    assert summary["accuracy"]["value"] == 1 and 0.8 < summary["accuracy"]["low"] < 0.95
-
-
-def test_one_prompt_has_no_interval_but_wilsons():
-    summary = summarise([prompt_metrics(make_samples([1, 0], ["5", "6"]))])
-    assert summary["accuracy"] == {"value": 0.5, "low": None, "high": None}
-
-
 def test_one_rule_says_which_interval_a_metric_gets():
     share, mean, length = [1, 1, 0, 1] * 5, [0.5, 1, 0, 1] * 5, [1, 0, 0, 0] * 5
     values = np.array([share, mean, length], dtype=float).T
@@ -164,14 +139,6 @@ def test_one_rule_says_which_interval_a_metric_gets():
     boot = bootstrap_interval(values)
     assert (low[0], high[0]) == pytest.approx(wilson_interval(15, 20))
     assert (low[1], high[1], low[2], high[2]) == (boot[0][1], boot[1][1], boot[0][2], boot[1][2])
-
-
-def test_summary_by_category_and_difficulty():
-    problems = {i: {"category": "ab"[i % 2], "difficulty": ""} for i in range(6)}
-    rows = {i: [Sample(i % 2 == 0, True, False, 5, "1")] for i in range(6)}
-    summary = summarise_dataset(rows, problems)
-    assert summary["by_category"]["a"]["accuracy"]["value"] == 1 and summary["by_category"]["b"]["prompts"] == 3
-    assert "by_difficulty" not in summary
 
 
 # ---- over seeds and problems

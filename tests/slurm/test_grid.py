@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from producers import run_record, write_run
 
 import maths_finetuning
 import maths_grid
 from common.files import BadInput, hold_lock
 from common.models import fp32_bytes
-from maths_grid import cell_state, read_grid
+from common.record import Outcome, read_record, write_record
+from maths_grid import cell_state, find_needs, read_grid
 from slurm import preflight, queue
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -219,7 +221,7 @@ def test_known_names_are_those_of_the_classes_themselves():
 
 
 def test_flags_that_only_the_scripts_can_judge_are_judged_before_anything_runs():
-    check = lambda **parts: preflight.check_commands(read_grid(write_grid(**parts)))  # noqa: E731
+    check = lambda **parts: find_needs(read_grid(write_grid(**parts)))  # noqa: E731
     check(cells={"sft": {"method": "sft"}}, train={"max_steps": 4}, evaluate={"limit": 3})
     with pytest.raises(BadInput, match=r"cell 2, runs/demo/soft/seed0: .*smoothing_alpha"):
         check(axes={**AXES, "method": ["noclip"]}, cells={"soft": {"method": "pspo", "smoothing_alpha": 2}})
@@ -238,12 +240,11 @@ def test_flags_that_only_the_scripts_can_judge_are_judged_before_anything_runs()
 # ---- where a cell stands
 
 
-def make_run(cell, status="running", rows=(), **more):
-    cell.run_dir.mkdir(parents=True)
-    record = {"status": status, "config": {"max_steps": 40, "num_train_epochs": 3}, "wall_seconds": 0.0,
-              "started": "2026-01-01T00:00:00+0000", **more}  # fmt: skip
-    (cell.run_dir / "run.json").write_text(json.dumps(record))
-    (cell.run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+def make_run(cell, status="running", rows=(), outcome=None, **flags):
+    record = run_record(cell.method, cell.seed, status=status, **{"max_steps": 40, **flags})
+    record.outcome = outcome or Outcome(status)
+    record.origin.started = "2026-01-01T00:00:00+0000"
+    write_run(cell.run_dir, record, rows)
 
 
 @pytest.fixture
@@ -261,14 +262,15 @@ def test_states(cell):
     assert cell_state(cell, {cell.run_dir.resolve(): ("queued", "Priority", "7")}) == ("queued", "Priority")
     write_log(cell, "a\nmaths_finetuning.py: error: no such thing\n\n")
     assert cell_state(cell) == ("stopped", "maths_finetuning.py: error: no such thing")
-    make_run(cell, rows=[{"step": 10, "epoch": 0.1}], finished_steps=8, wall_seconds=80.0)
+    make_run(cell, rows=[{"step": 10, "epoch": 0.1}], outcome=Outcome(finished_steps=8, wall_seconds=80.0))
     write_log(cell, "step 1\r step 2\r\x1b[31mloss is nan\x07")
     assert cell_state(cell) == ("stopped", "?[31mloss is nan?")
     with hold_lock(cell.run_dir, "busy"):
         assert cell_state(cell) == ("running", "step 10 of 40, 5 min left")
     assert cell_state(cell, {cell.run_dir.resolve(): ("running", "", "7")})[0] == "running"
-    record = json.loads((cell.run_dir / "run.json").read_text())
-    (cell.run_dir / "run.json").write_text(json.dumps({**record, "status": "finished"}))
+    record = read_record(cell.run_dir)
+    record.outcome.status = "finished"
+    write_record(cell.run_dir, record)
     assert cell_state(cell)[0] == "trained"
     with hold_lock(cell.run_dir / "evaluations", "busy"):
         assert cell_state(cell) == ("running", "evaluation")
@@ -276,6 +278,9 @@ def test_states(cell):
     assert cell_state(cell)[0] == "trained"  # of another evaluation than the grid's, for all that is known
     (cell.run_dir / maths_grid.EVALUATED).write_text(json.dumps({"flags": cell.evaluate[4:]}))
     assert cell_state(cell) == ("evaluated", "")
+    record.outcome.collapsed_at = 12
+    write_record(cell.run_dir, record)
+    assert cell_state(cell) == ("evaluated", "collapsed at step 12")
     assert cell_state(read_grid(write_grid(evaluate={"limit": 5}))[0])[0] == "trained"
     (cell.run_dir / "run.json").write_text("{")
     assert cell_state(cell)[0] == "stopped" and "damaged" in cell_state(cell)[1]
@@ -292,7 +297,7 @@ def test_the_last_line_is_not_a_progress_bar(cell):
 
 
 def test_time_left_without_a_checkpoint_and_steps_from_epochs(cell):
-    make_run(cell, rows=[{"step": 20, "epoch": 0.5}], config={"num_train_epochs": 3})
+    make_run(cell, rows=[{"step": 20, "epoch": 0.5}], max_steps=-1, num_train_epochs=3)
     start = maths_grid.datetime.fromisoformat("2026-01-01T00:00:00+0000").timestamp()
     os.utime(cell.run_dir / "metrics.jsonl", (start + 3600, start + 3600))
     with hold_lock(cell.run_dir, "busy"):
@@ -424,8 +429,7 @@ def test_a_killed_command_is_named_and_one_ended_by_our_signal_is_to_go_on():
 def test_a_run_that_a_signal_stopped_begins_no_other_cell(monkeypatch):
     cells = read_grid(write_grid())
     begun = []
-    monkeypatch.setattr(maths_grid, "check_commands", lambda cells: None)
-    monkeypatch.setattr(maths_grid, "check_data", lambda cells: None)
+    monkeypatch.setattr(maths_grid, "find_needs", lambda cells: [])
     monkeypatch.setattr(maths_grid, "run_cell", lambda cell: begun.append(cell.index) or (75, [signal.SIGTERM]))
     assert maths_grid.run_grid(Path("grid.yaml"), cells) == 75 and begun == [0]
 
@@ -433,50 +437,53 @@ def test_a_run_that_a_signal_stopped_begins_no_other_cell(monkeypatch):
 # ---- room
 
 
+def needs(**parts):
+    return find_needs(read_grid(write_grid(**parts)))
+
+
 def test_room_is_that_of_models_checkpoints_and_one_more_in_those_that_run(monkeypatch):
-    cells = read_grid(write_grid())
     weights = (ROOT / "demo/model/model.safetensors").stat().st_size
     fp32 = fp32_bytes(ROOT / "demo/model")
     assert fp32 in (weights, 2 * weights)
-    need, free = preflight.check_room(cells, [Path("runs")], "cache", 2)
+    need, free = preflight.check_room(needs(), [Path("runs")], 2)
     assert need == 4 * 7 * fp32 + 2 * 3 * fp32 and free > need
-    need, _ = preflight.check_room(read_grid(write_grid(train={"save_total_limit": 1})), [], "cache", 2)
+    need, _ = preflight.check_room(needs(train={"save_total_limit": 1}), [], 2)
     assert need == 4 * 4 * fp32 + 2 * 3 * fp32
     monkeypatch.setattr(preflight, "free_bytes", lambda path: need - 1)
     with pytest.raises(BadInput, match=r"4 cells need about .* under runs, where .* free"):
-        preflight.check_room(cells, [], "cache", 2)
+        preflight.check_room(needs(), [], 2)
 
 
 def test_data_and_models_that_are_not_cached_are_named(tmp_path):
+    def check(**parts):
+        preflight.check_data(find_needs(read_grid(write_grid(**parts)), tmp_path))
+
     with pytest.raises(BadInput, match="Qwen2.5-0.5B is not in .*save_model_locally.py"):
-        preflight.check_data(read_grid(write_grid(axes={**AXES, "model": ["Qwen2.5-0.5B"]})), tmp_path)
+        check(axes={**AXES, "model": ["Qwen2.5-0.5B"]})
     with pytest.raises(BadInput, match="gsm8k is not in"):
-        preflight.check_data(read_grid(write_grid(train={"dataset": "gsm8k"})), tmp_path)
+        check(train={"dataset": "gsm8k"})
     with pytest.raises(BadInput, match="SVAMP is not in"):
-        preflight.check_data(read_grid(write_grid(evaluate={"datasets": ["SVAMP", "demo"]})), tmp_path)
-    preflight.check_data(read_grid(write_grid()), tmp_path)
+        check(evaluate={"datasets": ["SVAMP", "demo"]})
+    check()
 
 
-def test_room_is_counted_for_what_is_trained_and_of_flags_that_are_numbers(monkeypatch, tmp_path):
-    cells = read_grid(write_grid(train={"use_peft": False}))
-    assert preflight.check_room(cells, [], "cache", 2)[0] > 0
-    assert preflight.check_room(read_grid(write_grid(train={"use_peft": True})), [], "cache", 2)[0] == 0
-    monkeypatch.setattr(preflight, "check_site", lambda site: None)
-    monkeypatch.setattr(preflight, "ask", lambda *command, env: "")
-    env = {"GRPSPO_CACHE": str(tmp_path), "GRID_SCRATCH": str(tmp_path)}
+def test_a_cache_that_the_grid_names_is_the_one_that_is_looked_into(tmp_path):
+    named = needs(train={"cache_dir": str(tmp_path / "named")})
+    assert {cell.cache_dir for cell in named} == {tmp_path / "named"}
+
+
+def test_room_is_counted_for_what_is_trained_and_of_flags_that_are_numbers():
+    assert preflight.check_room(needs(train={"use_peft": False}), [], 2)[0] > 0
+    assert preflight.check_room(needs(train={"use_peft": True}), [], 2)[0] == 0
     with pytest.raises(BadInput, match=r"cell 0, .*save_total_limit"):
-        cells = read_grid(write_grid(train={"save_total_limit": "few"}))
-        preflight.preflight(cells, {"throttle": "2"}, env, Path("logs"), [])
+        needs(train={"save_total_limit": "few"})
 
 
-def test_the_data_of_an_evaluation_follow_from_those_of_the_training(monkeypatch):
-    asked = []
-    monkeypatch.setattr(preflight, "find_model", lambda name, cache_dir: None)
-    monkeypatch.setattr(preflight, "load_maths_dataset", lambda *names: asked.append(names[:2]))
-    preflight.check_data(read_grid(write_grid(axes={**AXES, "model": ["small"]}, train={"dataset": "demo"})))
-    assert asked == [("demo", "train"), ("demo", "test")]
-    preflight.check_data(read_grid(write_grid(train={"dataset": "gsm8k"})))
-    assert [name for name, _ in asked[2:]] == ["gsm8k", "gsm8k", "MATH-500", "asdiv", "SVAMP"]
+def test_the_data_of_an_evaluation_follow_from_those_of_the_training():
+    [small, *_] = needs(axes={**AXES, "model": ["small"]}, train={"dataset": "demo", "learning_rate": 1e-4})
+    assert small.data == [("demo", "train"), ("demo", "test")]
+    [other, *_] = needs(train={"dataset": "gsm8k"})
+    assert [name for name, _ in other.data] == ["gsm8k", "gsm8k", "MATH-500", "asdiv", "SVAMP"]
 
 
 # ---- SLURM, what needs no SLURM

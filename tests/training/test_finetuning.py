@@ -13,10 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from producers import run_record
 
 import maths_finetuning
 from common import runs
 from common.files import BadInput
+from common.record import read_record, write_record
 
 ROOT = Path(__file__).resolve().parents[2]
 # A live trust region in seconds: generations of 64 completions, two mini-batches of two micro-batches each, twice.
@@ -87,8 +89,8 @@ def log_rows(path):
 
 
 def resolved(*argv):
-    args, rest = maths_finetuning.parse_own_flags(list(map(str, argv)))
-    return maths_finetuning.resolve(args, rest)
+    plan = maths_finetuning.resolve(maths_finetuning.parse(list(map(str, argv))))
+    return plan.config, plan.model_config, plan.values
 
 
 # ---- the paper's table
@@ -218,16 +220,16 @@ def test_the_steps_of_validation_matter_where_there_is_any():
 def test_the_steps_of_an_epoch_are_those_that_are_trained(method, rows, flags, said, tmp_path):
     argv = ["--model", "demo", "--trust_region_method", method, "--output_dir", tmp_path, "--eval_strategy", "no"]
     argv += ["--load_best_model_at_end", "False", *flags]
-    args, rest = maths_finetuning.parse_own_flags(list(map(str, argv)))
-    config, model_config, _ = maths_finetuning.resolve(args, rest)
+    plan = maths_finetuning.resolve(maths_finetuning.parse(list(map(str, argv))))
+    config = plan.config
     line = " ".join(maths_finetuning.describe(config, "float32", rows, 1))
     assert said in line
-    path, args.sampler = ROOT / "demo" / "model", "own"
+    path = ROOT / "demo" / "model"
     tokenizer = maths_finetuning.load_tokenizer([path])
-    data = maths_finetuning.load_training_data("demo", method, 0, None)
+    data = maths_finetuning.load_training_data(plan.command, 0)
     data["train"] = data["train"].select(range(rows))
-    policy = maths_finetuning.load_policy(path, model_config, tokenizer)
-    trainer = maths_finetuning.make_trainer(args, config, model_config, policy, tokenizer, data)
+    policy = maths_finetuning.load_policy(path, plan.model_config, tokenizer)
+    trainer = maths_finetuning.make_trainer(plan, "own", policy, tokenizer, data)
     steps = trainer.set_initial_training_values(config, trainer.get_train_dataloader())[1]
     assert f" {steps} step" in line
 
@@ -243,7 +245,7 @@ def test_each_method_trains_on_the_demo(run, method):
     assert any(row["reward"] > 0 for row in rows if "reward" in row)
     assert max(row["trust_region/ratio_max"] for row in rows) > 1  # live
     assert weights(path) != weights(ROOT / "demo" / "model")
-    assert json.loads((path / "run.json").read_text())["status"] == "finished"
+    assert read_record(path).outcome.status == "finished"
     assert (path / "reward_curve.png").read_bytes().startswith(b"\x89PNG")
     assert ("clip_ratio/region_mean" in rows[-1]) == (method == "clip")
 
@@ -324,8 +326,7 @@ def test_looking_at_a_live_run_changes_nothing(tmp_path, capsys):
     from common.files import hold_lock
 
     with hold_lock(tmp_path, "in use"):
-        record = {"status": "running", "wall_seconds": 3, "config": {}}
-        (tmp_path / "run.json").write_text(json.dumps(record))
+        write_record(tmp_path, run_record(status="running"))
         (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"st')
         before = snapshot(tmp_path)
         assert "running, step 2" in runs.describe_state(tmp_path)
@@ -455,8 +456,9 @@ def test_a_run_cut_off_after_its_last_checkpoint_is_not_trained_further(undistur
         time.sleep(0.01)
     process.kill()
     process.join()
-    record = json.loads((path / "run.json").read_text())
-    (path / "run.json").write_text(json.dumps(record | {"status": "running"}))
+    record = read_record(path)
+    record.outcome.status = "running"
+    write_record(path, record)
     process = begin(tmp_path, tmp_path / "log")
     process.join(600)
     assert process.exitcode == 0, (tmp_path / "log").read_text()
@@ -800,28 +802,35 @@ def stopped(start, tmp_path):
     return path, argv
 
 
-CHANGES = [("data", "train", "7 rows, x"), ("versions", "torch", "1.0"), ("patches", "grpotrainer.patch", "x")]
-CHANGES += [("grader", None, "0"), ("device", None, "cpu, 99 threads, float32"), ("model", None, ["x"])]
+CHANGES = {
+    "data train": {"data": {"train": "7 rows, x"}},
+    "versions torch": {"versions": {"torch": "1.0"}},
+    "patches grpotrainer.patch": {"patches": {"grpotrainer.patch": "x"}},
+    "grader": {"grader": 0},
+    "device name": {"device": {"name": "99 threads"}},
+    "model": {"model": ["x"]},
+}
 
 
 def test_a_run_goes_on_with_other_code_or_data_only_when_it_is_told_to(stopped, start, tmp_path):
     path, argv = stopped
-    record = json.loads((path / "run.json").read_text())
-    for key, name, other in CHANGES:
-        changed = {**record["decides"], key: {**record["decides"][key], name: other} if name else other}
-        (path / "run.json").write_text(json.dumps({**record, "decides": changed}))
+    stored = json.loads((path / "run.json").read_text())
+    basis = stored["basis"]
+    for name, changed in CHANGES.items():
+        other = {key: {**basis[key], **value} if isinstance(value, dict) else value for key, value in changed.items()}
+        (path / "run.json").write_text(json.dumps({**stored, "basis": {**basis, **other}}))
         before = snapshot(path)
         process = start(argv, tmp_path / "log")
         process.join(60)
         line = (tmp_path / "log").read_text().strip()
-        assert process.exitcode == 2 and "\n" not in line and (f"{key} {name}" if name else key) in line, line
+        assert process.exitcode == 2 and "\n" not in line and name in line, line
         assert "--accept_changes" in line and snapshot(path) == before
     process = start([*argv, "--accept_changes"], tmp_path / "log")
     process.join(120)
     assert process.exitcode == 0, (tmp_path / "log").read_text()
     after = json.loads((path / "run.json").read_text())
-    assert after["changes"][0]["changed"] == {"model": [["x"], record["decides"]["model"]]}
-    assert after["decides"] == record["decides"]
+    assert after["changes"][0]["changed"] == {"model": [["x"], basis["model"]]}
+    assert after["basis"] == basis
 
 
 def test_overwrite_waits_for_nobody_and_moves_nothing_that_is_live(stopped, start, tmp_path):
@@ -917,6 +926,6 @@ def test_each_method_trains_on_real_rows(run, real_cache, method):
     flags += ["--load_best_model_at_end", "False"]
     flags += [] if method == "sft" else ["--num_generations", "4", "--max_completion_length", "32"]
     path = run(*flags, method=method)
-    data = json.loads((path / "run.json").read_text())["decides"]["data"]
+    data = read_record(path).basis.data
     assert {name: part.split()[0] for name, part in data.items()} == {"train": "7000", "validation": "473"}
     assert [row["step"] for row in log_rows(path)] == [1, 2]

@@ -1,0 +1,136 @@
+"""What answers an evaluation's prompts: our own sampler or vLLM, how many rows at a time, which prompts fit.
+
+Used by maths_evaluations.py (Probability Smoothing Policy Optimisation, arXiv 2509.21282). An engine is a function
+answer(requests, temperature, finished), which calls finished(i, [Completion]) as requests end.
+
+    answer = make_transformers_engine(settings, [model_dir], eos_token_ids, pad_token_id, prompts)
+"""
+
+import math
+import os
+import sys
+from importlib.util import find_spec
+
+from common.datasets import build_prompt
+from common.files import BadInput
+from common.models import choose_precision, load_model
+
+MAX_BATCH_SIZE = {"cpu": 256, "cuda": 1024}  # rows; on two CPU cores 512 is slower than 256: the cache no longer fits
+
+
+def encode_prompts(tokenizer, problems, config, max_new_tokens, skip):
+    """{data set: {id: token ids}} of the prompts that fit; `skip`: leave out those that do not, else BadInput.
+
+    Raises BadInput too if tokenizer and model do not match.
+    """
+    prompts, limit = {}, getattr(config, "max_position_embeddings", None) or math.inf
+    for name, rows in problems.items():
+        chats = [build_prompt(row["question"]) for row in rows.values()]
+        ids = tokenizer.apply_chat_template(chats, add_generation_prompt=True)["input_ids"]
+        encoded = dict(zip(rows, ids, strict=True))
+        if (largest := max(max(ids) for ids in encoded.values())) >= config.vocab_size:
+            raise BadInput(f"the tokenizer has tokens that the model lacks (token {largest}): they do not match")
+        prompts[name] = {i: ids for i, ids in encoded.items() if len(ids) + max_new_tokens <= limit}
+        if long := [i for i in encoded if i not in prompts[name]]:
+            longest = max(map(len, encoded.values()))
+            found = f"{name}: {len(long)} of {len(rows)} prompts ({long[0]} for one; the longest has {longest} tokens)"
+            way_out = "" if longest >= limit else "lower --max_new_tokens, or "
+            if not skip:
+                raise BadInput(
+                    f"{found} exceed the model's {limit} positions with their completions: {way_out}"
+                    "--skip_long_prompts leaves them out and counts them as wrong"
+                )
+            print(f"{found} do not fit with their completions: left out, they count as wrong", file=sys.stderr)
+    return prompts
+
+
+def choose_batch_size(config, longest, device, dtype):
+    """Rows to decode at once: what fits into half the memory, at most MAX_BATCH_SIZE.
+
+    The machine's memory counts, not what is free: a resume on the same machine chooses the same. longest: tokens of the
+    longest prompt and completion together.
+    """
+    import torch
+
+    if device == "cuda":
+        memory = torch.cuda.get_device_properties(0).total_memory
+    else:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    cache = 2 * config.num_hidden_layers * heads * head_size * (longest + 64) * dtype.itemsize
+    logits = 4 * 4 * config.vocab_size  # float32: logits, probabilities, their sums, one temporary
+    fitting = memory // 2 // (cache + logits)
+    return int(max(1, min(fitting, MAX_BATCH_SIZE[device])))
+
+
+def choose_backend(name, dirs):
+    """The backend to use; `auto` is vllm on a GPU where vllm is installed. Raises BadInput if it cannot be used."""
+    if name == "auto":
+        return "vllm" if find_spec("vllm") and choose_precision()[0] == "cuda" and len(dirs) == 1 else "transformers"
+    if name == "vllm" and not find_spec("vllm"):
+        raise BadInput("vllm is not installed: pip install vllm, or use --backend transformers")
+    if name == "vllm" and len(dirs) > 1:
+        raise BadInput(f"{dirs[0]} is an adapter: merge it first (--merge_adapter), or use --backend transformers")
+    return name
+
+
+def make_transformers_engine(protocol, dirs, eos_token_ids, pad_token_id, prompts):
+    """answer(requests, temperature, finished), which calls finished(i, [Completion]) as requests end: our own sampler.
+
+    protocol: the evaluation's Settings. prompts: token ids; the first of them test the sampler.
+
+    Raises BadInput if its answers to the first prompts disagree with a forward pass.
+    """
+    from transformers.utils import logging
+
+    from sampling.check import check_sampler
+    from sampling.engine import Request, Sampling, generate
+
+    logging.disable_progress_bar()
+    device, dtype = choose_precision()
+    model = load_model(dirs, dtype).to(device).eval()
+
+    def answer(requests, temperature, finished):
+        sampling = Sampling(temperature, protocol.top_p, 0, protocol.max_new_tokens, eos_token_ids, pad_token_id)
+        return generate(model, requests, sampling, protocol.batch_size, finished)
+
+    probe = [Request(ids, 0, range(1)) for ids in prompts[:8]]
+    difference = check_sampler(model, probe, answer(probe, 1.0, None), 1.0)
+    print(f"sampler: own; its log-probabilities are within {difference:.1g} of a forward pass", file=sys.stderr)
+    return answer
+
+
+def make_vllm_engine(protocol, dirs, eos_token_ids, longest):
+    """The same of vLLM; longest: tokens of the longest prompt and completion together."""
+    from vllm import LLM, SamplingParams
+
+    from sampling.engine import Completion
+
+    device, dtype = choose_precision()
+    if device == "cpu":
+        print("vLLM has no seed per prompt on a CPU: one for the run; a resume may draw other samples", file=sys.stderr)
+    # generation_config="vllm": a model's own sampling defaults (a repetition penalty, say) are no part of the protocol
+    llm = LLM(
+        model=str(dirs[0]),
+        seed=protocol.seed,
+        max_model_len=longest,
+        generation_config="vllm",
+        dtype=str(dtype).removeprefix("torch."),
+    )
+
+    def answer(requests, temperature, finished):
+        alike = {
+            "temperature": temperature,
+            "top_p": protocol.top_p,
+            "max_tokens": protocol.max_new_tokens,
+            "n": len(requests[0].samples),
+            "stop_token_ids": eos_token_ids,
+            "detokenize": False,
+        }
+        params = [SamplingParams(seed=None if device == "cpu" else r.seed, **alike) for r in requests]
+        outputs = llm.generate([{"prompt_token_ids": r.ids} for r in requests], params, use_tqdm=False)
+        for i, output in enumerate(outputs):
+            finished(i, [Completion(list(c.token_ids), []) for c in output.outputs])
+
+    return answer
