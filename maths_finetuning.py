@@ -36,6 +36,7 @@ from common.record import make_record, validation_at, write_record
 from common.runs import EXIT_SAVED, LOG_FILE, open_run, read_log, step_of
 from maths_rewards import REWARDS
 from training.hyperparameters import check_names, print_config, read_recipe, resolve_config
+from training.trackers import check_trackers, name_curve
 
 # With one of these away from its default only TRL can sample.
 TRL_SAMPLES = ("min_p", "repetition_penalty", "generation_kwargs", "cache_implementation", "use_vllm")
@@ -132,11 +133,8 @@ def check_model(args):
 
 def check_config(plan):
     """Raises BadInput for what TRL would find only after the model is loaded, or never."""
-    from transformers.integrations import get_available_reporting_integrations
-
     args, config, model_config = plan.command.args, plan.config, plan.model_config
-    if missing := [name for name in config.report_to if name not in get_available_reporting_integrations()]:
-        raise BadInput(f"--report_to {missing[0]}: not installed here (pip install {missing[0]}, or --report_to none)")
+    check_trackers(config.report_to)
     if getattr(config, "use_vllm", False) and find_spec("vllm") is None:
         raise BadInput("--use_vllm: vllm is not installed here (pip install vllm, on a machine with a GPU)")
     if getattr(config, "loss_type", "") == "cispo" and config.epsilon_high is None:
@@ -352,7 +350,6 @@ def run_training(plan, model_path):
     quieten()
     args, config = plan.command.args, plan.config
     processes = config.distributed_state
-    os.environ.setdefault("WANDB_MODE", "offline")  # compute nodes have no network; `wandb sync` uploads later
     tokenizer = load_tokenizer([model_path])
     data = load_training_data(plan.command, config.seed)
     check_plan(config, len(data["train"]))
@@ -371,6 +368,7 @@ def run_training(plan, model_path):
         if choice.sampler:
             say(config, f"sampler: {choice.sampler} ({choice.why})")
         say(config, f"continuing from {run.checkpoint}" if run.checkpoint else f"starting {path}")
+        name_curve(config, run.record.origin.started)
         policy = load_policy(model_path, plan.model_config, tokenizer)
         settle = partial(settle_sampler, run, config) if choice.sampler == "trial" else None
         run.record.outcome.sampler = choice.sampler if settle is None else None

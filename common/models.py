@@ -152,7 +152,10 @@ def describe_device(kind, dtype):
 
 
 def load_tokenizer(dirs):
-    """The tokenizer of the first directory that has one; raises BadInput without a chat template: prompts need one."""
+    """The tokenizer of the first directory that has one; raises BadInput without a chat template: prompts need one.
+
+    Llama's and others have no padding token: theirs is then the end token, as in TRL. What is padded is masked.
+    """
     from transformers import AutoTokenizer
 
     path = next((d for d in dirs if (d / "tokenizer_config.json").is_file()), None)
@@ -164,6 +167,8 @@ def load_tokenizer(dirs):
         raise BadInput(f"cannot load the tokenizer in {path}: {error}") from None
     if not tokenizer.chat_template:
         raise BadInput(f"the tokenizer in {path} has no chat template; add a chat_template.jinja to it")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 

@@ -73,3 +73,22 @@ def test_what_the_sampler_cannot_drive_is_refused_with_the_way_out(name, family_
     with pytest.raises(BadInput, match=REFUSED[name]) as refused:
         generate(model, [Request(prompts[1], 0, range(1))], Sampling(0, 1.0, 0, NEW_TOKENS, eos, 0), 1)
     assert "--sampler trl" in str(refused.value) and "--backend vllm" in str(refused.value)
+
+
+TRAIN = (
+    "--trust_region_method pspo --dataset demo --learning_rate 1e-4 --max_steps 2 --per_device_train_batch_size 8 "
+    "--gradient_accumulation_steps 2 --num_generations 4 --max_completion_length 16 --warmup_steps 0 --save_steps 2 "
+    "--eval_strategy no --load_best_model_at_end false"
+).split()
+EVALUATE = "--datasets demo --limit 10 --temperatures 0 --max_new_tokens 16".split()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in DRIVEN if not name.startswith("Gemma")])
+def test_a_family_trains_two_steps_and_is_evaluated_on_ten_problems(name, family_dir, call, tmp_path):
+    trained = call("maths_finetuning", "--model", family_dir(name), *TRAIN, "--output_dir", tmp_path / "run")
+    assert trained.code == 0, trained.text
+    assert "sampler: own" in trained.text
+    done = call("maths_evaluations", "--model_path", tmp_path / "run", *EVALUATE)
+    assert done.code == 0, done.text
+    assert len((tmp_path / "run" / "evaluations" / "demo.jsonl").read_text().splitlines()) == 10

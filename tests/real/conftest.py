@@ -1,0 +1,64 @@
+"""Commands in forked processes that have the libraries imported already: a run costs seconds."""
+
+import importlib
+import multiprocessing
+import os
+import sys
+from typing import NamedTuple
+
+import pytest
+
+COMMANDS = ("maths_finetuning", "maths_evaluations", "maths_report")
+
+
+class Done(NamedTuple):
+    """How a command ended: its exit code and all that it printed, both streams."""
+
+    code: int
+    text: str
+
+
+def _child(command, argv, log):
+    """Run a command's main in this process with its output in a file."""
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = [f"{command}.py", *map(str, argv)]
+    module = importlib.import_module(command)
+    try:
+        code = module.run_script(module.main)
+    except SystemExit as stopped:  # as the interpreter does at the top of a script
+        print(stopped.code, file=sys.stderr)
+        code = 1
+    sys.stdout.flush()
+    os._exit(code)
+
+
+@pytest.fixture(scope="session")
+def begin():
+    """begin(command, argv, log) -> a process that runs it; command: "maths_finetuning" and the like."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "trl.trainer.grpo_trainer", "trl.trainer.sft_trainer", *COMMANDS])
+
+    def begin_one(command, argv, log):
+        process = context.Process(target=_child, args=(command, argv, str(log)))
+        process.start()
+        return process
+
+    return begin_one
+
+
+@pytest.fixture
+def call(begin, tmp_path):
+    """call(command, *argv) -> Done."""
+
+    def call_one(command, *argv):
+        log = tmp_path / f"{command}.log"
+        process = begin(command, argv, log)
+        process.join(300)
+        if process.is_alive():
+            process.kill()
+            pytest.fail(f"{command} did not end in 300 s: {log.read_text()[-2000:]}")
+        return Done(process.exitcode, log.read_text())
+
+    return call_one
