@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 from apply_patches import require_patched_trl, trust_region_methods  # noqa: E402
 from benchmarks.patch_cost import make_trainer  # noqa: E402
 
-BEHAVIOUR = 0.3  # pi_old of the token, which dppo alone looks at; the largest ratio is then 1 / 0.3
+BEHAVIOUR = 0.3  # pi_old of the token, which only dppo and drpo look at; the largest ratio is then 1 / 0.3
 RATIOS = [i / 100 for i in range(1, 301)]
 # The fields that a method reads, and what its panel is called. A cap of 2 instead of ScaleRL's 5 fits in the picture.
 FIELDS = {
@@ -30,6 +30,11 @@ FIELDS = {
     "cispo": ({"epsilon_high": 2.0}, "cap 2"),
     "spo": ({"epsilon": 0.5}, "ε = 0.5"),
     "dppo": ({"trust_region_delta": 0.15}, "δ = 0.15, $π_{old}$ = 0.3"),
+    "drpo": ({"trust_region_delta": 0.15}, "δ = 0.15, $π_{old}$ = 0.3"),
+    "gmpo": ({"importance_sampling_level": "sequence", "epsilon": 0.4}, "ε = 0.4, a sequence of one"),
+    "vespo": ({}, "k = 2, 3, λ = 3, 2"),
+    "r2vpo": ({"trust_region_penalty": 1.0}, "λ = 1"),
+    "m2po": ({"trust_region_delta": 0.25}, "δ = 0.25, an update of one"),
 }
 COLOURS = {1.0: "#0072B2", -1.0: "#D55E00"}  # blue and vermilion of Okabe and Ito
 LIMITS = {"f": (-3.6, 3.6), "w": (-1.5, 3)}
@@ -91,8 +96,8 @@ def draw(path):
     methods = trust_region_methods()
     found = {method: curves(method) for method in methods}
     with matplotlib.rc_context({"svg.hashsalt": "trust_regions", "path.simplify_threshold": 0.2}):
-        figure = Figure(figsize=(12, 7.6), layout="constrained")
         rows = -(-len(methods) // 3)
+        figure = Figure(figsize=(12, 2.5 * rows), layout="constrained")
         for part, method in zip(figure.subfigures(rows, 3, wspace=0.04, hspace=0.05).flat, methods, strict=False):
             draw_method(part, method, found[method], found["noclip"])
         lines = [Line2D([], [], color=COLOURS[1.0], lw=1.8), Line2D([], [], color=COLOURS[-1.0], lw=1.8, ls="--")]

@@ -77,10 +77,18 @@ UNPUBLISHED = {
     "spo": {"epsilon": 0.2},  # arXiv 2401.16025
     "dppo": {"trust_region_delta": 0.15},  # the authors' script for arXiv 2602.04879
     "topr": {},
+    # DPPO's, so that it turns back where dppo masks; its authors' code has 12.5, which takes 8 % of a weight at most.
+    "drpo": {"trust_region_delta": 0.15},
+    "gmpo": {"epsilon": 0.4, "importance_sampling_level": "sequence", "loss_type": "grpo"},  # arXiv 2507.20673
+    "vespo": {},  # TRL's powers, those of arXiv 2602.10693
+    "r2vpo": {"trust_region_penalty": 2.5},  # ours: where abs(A) is 1, spo with its epsilon of 0.2
+    # AReaL's recipe for arXiv 2510.01161; an update is one micro-batch, of the 64 sequences of all others.
+    "m2po": {"trust_region_delta": 0.04, "per_device_train_batch_size": 64, "gradient_accumulation_steps": 1},
 }
 for _rows in PRESETS.values():
     _shared = {name: _rows["pspo"][name] for name in ("learning_rate", "num_iterations")}
     _rows.update({method: {**_shared, **own} for method, own in UNPUBLISHED.items()})
+PRESETS["demo"]["m2po"]["per_device_train_batch_size"] = 128
 # What the demo changes in GRPO: 128 completions of 16 prompts a generation, minutes on two CPU cores.
 DEMO = {
     "max_steps": 160,

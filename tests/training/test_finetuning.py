@@ -176,12 +176,19 @@ def test_recipes_of_clip(name):
 
 @pytest.mark.parametrize("model", ["Qwen2.5-0.5B", "Qwen2.5-1.5B", "Qwen2.5-3B", "demo"])
 def test_methods_without_published_values_take_pspos(model):
-    own = {"cispo": {"epsilon_high": 5.0}, "spo": {"epsilon": 0.2}, "dppo": {"trust_region_delta": 0.15}}
+    own = {
+        "cispo": {"epsilon_high": 5.0}, "spo": {"epsilon": 0.2}, "dppo": {"trust_region_delta": 0.15},
+        "drpo": {"trust_region_delta": 0.15}, "r2vpo": {"trust_region_penalty": 2.5},
+        "gmpo": {"epsilon": 0.4, "importance_sampling_level": "sequence", "loss_type": "grpo"},
+        "m2po": {"trust_region_delta": 0.04, "gradient_accumulation_steps": 1},
+    }  # fmt: skip
     pspo, _, _ = resolved("--model", model, "--trust_region_method", "pspo")
     for method in set(maths_finetuning.methods()) - {"clip", "noclip", "pspo", "sft"}:
         config, _, values = resolved("--model", model, "--trust_region_method", method)
         expected = {"learning_rate": pspo.learning_rate, "num_iterations": 2, **own.get(method, {})}
         assert {key: (getattr(config, key), "table") for key in expected} == {key: values[key] for key in expected}
+        updates = [c.per_device_train_batch_size * c.gradient_accumulation_steps for c in (pspo, config)]
+        assert updates[0] == updates[1]  # as many sequences in an update
 
 
 @pytest.mark.parametrize(
@@ -250,14 +257,19 @@ def test_each_method_trains_on_the_demo(run, method):
     assert ("clip_ratio/region_mean" in rows[-1]) == (method == "clip")
 
 
-SLOWLY = [pytest.param(method, marks=pytest.mark.slow) for method in ("reinforce", "spo", "topr")]
+SLOW_METHODS = ("reinforce", "spo", "topr", "drpo", "gmpo", "vespo", "r2vpo", "m2po")
+SLOWLY = [pytest.param(method, marks=pytest.mark.slow) for method in SLOW_METHODS]
 
 
 @pytest.mark.parametrize("method", ["cispo", "dppo", *SLOWLY])
 def test_a_further_method_trains_and_continues_after_a_kill(run, start, tmp_path, method):
     flags = [*SMALL, "--max_steps", "8"]
     flags += ["--epsilon_high", "1.01"] if method == "cispo" else []  # so that it acts in so short a run
-    flags += ["--trust_region_delta", "0.01"] if method == "dppo" else []
+    flags += ["--trust_region_delta", "0.01"] if method in ("dppo", "drpo") else []
+    if method == "m2po":
+        flags += ["--trust_region_delta", "0.0001", "--gradient_accumulation_steps", "1", "--steps_per_generation", "2"]
+    flags += ["--epsilon", "0.01"] if method == "gmpo" else []
+    flags += ["--trust_region_penalty", "100"] if method == "r2vpo" else []
     path = tmp_path / "a/demo" / method / "seed0"
     argv = ["--model", "demo", "--trust_region_method", method, "--output_root", tmp_path / "a", *flags]
     process = start(argv, tmp_path / "log")
@@ -272,7 +284,7 @@ def test_a_further_method_trains_and_continues_after_a_kill(run, start, tmp_path
     assert weights(continued) == weights(straight) != weights(ROOT / "demo" / "model")
     rows = log_rows(continued)
     assert rows == log_rows(straight) and [row["step"] for row in rows] == list(range(1, 9))
-    assert any(row["trust_region/active_ratio"] > 0 for row in rows) == (method != "reinforce")
+    assert any(row["trust_region/active_ratio"] > 0 for row in rows) == (method not in ("reinforce", "vespo"))
 
 
 def test_an_inert_trust_region_has_ratio_one(run):
