@@ -154,7 +154,10 @@ def check_settings(runs):
     notes = []
     for first, run in itertools.combinations(runs, 2):
         check_pair(first, run)
-        notes += [f"evaluations differ in {change}" for change in noted_differences(first.settings, run.settings)]
+        notes += [
+            f"evaluations differ in {change.between_two()}"
+            for change in noted_differences(first.settings, run.settings)
+        ]
     return list(dict.fromkeys(notes))
 
 
@@ -170,10 +173,15 @@ def check_pair(a, b):
             )
         if what == "data" and name not in shared:
             continue
-        again = "evaluate one of them again with one of both, and a new --output_dir"
         if what == "data":
-            raise BadInput(f"{both} evaluated on different versions of {name}: {again}")
-        raise BadInput(f"{both} evaluated with another {change}: {again}")
+            raise BadInput(
+                f"{both} evaluated on different versions of {name}: evaluate both again with one version, each with a "
+                "new --output_dir"
+            )
+        raise BadInput(
+            f"{both} evaluated with different {change.between_two()}: evaluate one of them again as the other was, "
+            "with a new --output_dir"
+        )
 
 
 def check_problems(runs):

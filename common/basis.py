@@ -98,8 +98,15 @@ class Change:
     now: object
 
     def __str__(self):
-        was, now = str(self.was), str(self.now)
-        return f"{self.name} ({was}, now {now})" if max(len(was), len(now)) < 40 else self.name
+        return f"{self.name} ({self.was}, now {self.now})" if self.is_readable() else self.name
+
+    def between_two(self):
+        """'top_p (1.0 and 0.9)': of two things that stand side by side, where none of them came first."""
+        return f"{self.name} ({self.was} and {self.now})" if self.is_readable() else self.name
+
+    def is_readable(self):
+        """Whether both values say something to a person, as hashes and chats do not."""
+        return max(len(str(self.was)), len(str(self.now))) < 40
 
 
 def find_changes(was, now, prefix=""):

@@ -75,7 +75,7 @@ def evaluation_settings(**changes):
 def write_evaluation(out, verdicts, temperature=0.8, text="#### 1", data_set="demo", **settings):
     """An evaluation directory. verdicts: {problem: [whether each sample is right]}; a wrong one answers 2."""
     problems = {
-        i: {"id": i, "question": "?", "gold": "1", "kind": "number", "category": "", "difficulty": "hard"}
+        i: {"id": i, "question": "?", "gold": "1", "kind": "integer", "category": "", "difficulty": "hard"}
         for i in verdicts
     }
     rows = []

@@ -82,7 +82,7 @@ def read_questions(keys, cache_dir):
 def choose_samples(methods, keys):
     """What the page can hold: (the first so many samples, of every so manieth problem, up to so many characters)."""
     having = [(run, key) for key in keys for m in methods for run in m.runs if key in run.accuracy]
-    given = [1 if key[1] == 0 else int(run.settings.get("samples_per_prompt") or 1) for run, key in having]
+    given = [1 if key[1] == 0 else run.settings.samples_per_prompt for run, key in having]
     sizes = [(len(run.accuracy[key]), most) for (run, key), most in zip(having, given, strict=True)]
     total = 0
     for samples in range(max((most for _, most in sizes), default=1), 0, -1):

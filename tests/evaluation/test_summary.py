@@ -1,7 +1,7 @@
 """evaluation/summary.py: the metrics of a prompt, and what is said of a data set."""
 
 from evaluation.rows import Sample
-from evaluation.summary import prompt_metrics, summarise, summarise_dataset
+from evaluation.summary import powers_of_two, prompt_metrics, summarise, summarise_dataset
 
 
 def make_samples(correct, answers):
@@ -11,25 +11,29 @@ def make_samples(correct, answers):
 
 
 def test_prompt_metrics_by_hand():
-    metrics = prompt_metrics(make_samples([1, 0, 0, 0], [None, "7", "7", None]), "number")
+    metrics = prompt_metrics(make_samples([1, 0, 0, 0], [None, "7", "7", None]), "integer")
     assert metrics["accuracy"] == 0.25 and metrics["pass@1"] == 0.25 and metrics["pass@2"] == 0.5
     assert metrics["pass@4"] == 1 and metrics["maj@1"] == 0.25 and metrics["maj@4"] == 0  # two votes beat one
     assert metrics["cut_off"] == 0.5 and metrics["mean_tokens"] == 11.5 and metrics["well_formed"] == 1
 
 
 def test_the_interval_does_not_collapse_when_all_prompts_agree():
-    summary = summarise([prompt_metrics(make_samples([1, 1], ["5", "5"]), "number")] * 30)
+    summary = summarise([prompt_metrics(make_samples([1, 1], [None, None]), "integer")] * 30)
     assert summary["accuracy"]["value"] == 1 and 0.8 < summary["accuracy"]["low"] < 0.95
 
 
 def test_one_prompt_has_no_interval_but_wilsons():
-    summary = summarise([prompt_metrics(make_samples([1, 0], ["5", "6"]), "number")])
+    summary = summarise([prompt_metrics(make_samples([1, 0], [None, "6"]), "integer")])
     assert summary["accuracy"] == {"value": 0.5, "low": None, "high": None}
 
 
 def test_summary_by_category_and_difficulty():
-    problems = {i: {"category": "ab"[i % 2], "difficulty": "", "kind": "number"} for i in range(6)}
+    problems = {i: {"category": "ab"[i % 2], "difficulty": "", "kind": "integer"} for i in range(6)}
     rows = {i: [Sample(i % 2 == 0, True, False, False, 5, None if i % 2 == 0 else "1")] for i in range(6)}
     summary = summarise_dataset(rows, problems)
     assert summary["by_category"]["a"]["accuracy"]["value"] == 1 and summary["by_category"]["b"]["prompts"] == 3
     assert "by_difficulty" not in summary
+
+
+def test_powers_of_two_end_with_the_number_itself():
+    assert powers_of_two(1) == [1] and powers_of_two(16) == [1, 2, 4, 8, 16] and powers_of_two(12) == [1, 2, 4, 8, 12]

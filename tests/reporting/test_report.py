@@ -16,8 +16,10 @@ import producers
 import pytest
 from matplotlib.figure import Figure
 
+import maths_finetuning
 import maths_report
 from common.files import BadInput
+from common.models import Device
 from maths_grid import read_grid
 from maths_report import make_report, read_runs
 from reporting import figures
@@ -41,7 +43,9 @@ def write_evaluation(path, verdicts, **settings):
 def write_run(path, method="pspo", seed=0, status="finished", validation=0.5, steps=4, ratio=1.1, **flags):
     """A made-up training run."""
     given = {"gradient_accumulation_steps": 1, "steps_per_generation": 4, **flags}
-    record = producers.run_record(method, seed, status=status, steps=steps, validation=validation, **given)
+    known = method if method in maths_finetuning.methods() else "pspo"
+    record = producers.run_record(known, seed, status=status, steps=steps, validation=validation, **given)
+    record.method = method
     ratios = {"trust_region/ratio_min": 2 - ratio, "trust_region/ratio_max": ratio, "trust_region/approx_kl": 0.1}
     rows = [{"step": i, "reward": i / steps, "completions/mean_length": 20, **ratios} for i in range(1, steps + 1)]
     rows += [] if validation is None else [{"step": steps, "eval_reward": validation}]
@@ -108,12 +112,12 @@ def test_other_problems_and_missing_evaluations_are_refused_in_one_line(tmp_path
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"grader": "2"}, "--regrade"),
+        ({"grader": -1}, "--regrade"),
         ({"data": {"demo": "e"}}, "different versions of demo"),
         ({"prompt": [{"role": "user", "content": "Q"}]}, "different prompt"),
-        ({"max_new_tokens": 48}, "with one --max_new_tokens"),
+        ({"max_new_tokens": 48}, "different max_new_tokens (128 and 48)"),
         ({"top_p": 0.9}, "different top_p (1.0 and 0.9)"),
-        ({"device": "cuda, NVIDIA H100, bfloat16"}, "different number type (float32 and bfloat16)"),
+        ({"device": Device("cuda", "NVIDIA H100", "bfloat16")}, "number_type (float32 and bfloat16)"),
     ],
 )
 def test_what_makes_a_comparison_unfair_is_refused_with_the_way_out(tmp_path, changed, said):

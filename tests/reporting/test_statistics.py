@@ -21,7 +21,6 @@ from reporting.statistics import (
     mean_intervals,
     pass_at_k,
     permutation_p,
-    powers_of_two,
     two_tailed,
     wilson_interval,
 )
@@ -67,10 +66,6 @@ def test_majority_at_k_holds_for_many_samples():
     exact = majority_at_k((100, *[1] * 96, 30, 20), 10)
     assert exact[0] == pytest.approx(100 / 256) and exact[-1] == 1
     assert all(0 <= p <= 1 + 1e-12 for p in exact)
-
-
-def test_powers_of_two_end_with_the_number_itself():
-    assert powers_of_two(1) == [1] and powers_of_two(16) == [1, 2, 4, 8, 16] and powers_of_two(12) == [1, 2, 4, 8, 12]
 
 
 # ---- over problems
