@@ -15,9 +15,13 @@ Policy, where another choice could be defended:
 | "Answer:" before a whole solution | no marker: the last number counts |
 | a box that is never closed | no answer |
 | percent | `25%` is 25, never 0.25 |
-| units, currency | ignored: `$18`, `18 dollars`, `18 cents` are 18; but `$3 million` is 3000000 |
-| thousands | `1,234`, `1 234`, `1, 234` are 1234; `1,23,4` is no number; a decimal comma is not read |
-| number words | read where an answer is marked: `#### eighteen` |
+| units, currency | ignored: `$18`, `18 dollars`, `18 cents` are 18, `2 dozen` is 2; `3 hours 20 minutes` says two |
+| scales | `$3 million`, `3M`, `3 mn` are 3000000, `3.5k` is 3500, `2 lakh` is 200000; `3 m` are metres |
+| thousands | `1,234`, `1 234`, `1, 234`, `1'234`, `1_234` are 1234; `1.234.567` and `12,34,567` too; `1,23,4` is none |
+| decimals | one point is a decimal point: `1.234` is not 1234; the comma of `2,74` and `0,234` is one, of `1,234` not |
+| both marks | the second is the decimal mark: `1,234.5`, `1.234,5`, `1 234,567` |
+| repeating decimals | exact: `0.(3)`, `0.\overline{3}`, `0.333...` are 1/3, `0.16...` is no number |
+| number words | read where an answer is marked: `#### eighteen`, `#### two thirds` |
 | sums | `#### 9*2` is 18, `9*2 = 18` is 18, and so is `9+8 = 18`: only the result counts; `17-18` is a range |
 | hedges | `17 or 18`, `17-18`, `>18` are wrong; `about 18`, `~18` and `18 or 18.0` are 18 |
 | rounding | integers exactly, all else within 1e-6, of its size where that is below 1; 0.333333 is not 0.33 |
@@ -26,9 +30,11 @@ Policy, where another choice could be defended:
 | times | `3:30` for `3:30 p.m.` is right, `3:30 a.m.` is wrong, `15:30` is right |
 | text | equal to the gold answer or begins with it, after "so" or "is" perhaps; case, articles, plurals do not count |
 | shortened text | later lower-case words may go: `Lisa` is `Lisa's soccer team`, but `Rug` or `B` is not `Rug B` |
+| unions | `x = 1 or x = 2`, `x \in \{1, 2\}` are the two; `x < 1 or x > 2` is the union of two intervals |
 | LaTeX | units, degrees, currency, `\text{}` are ignored, a base and `x =` may go; (3,4] is not [3,4] |
 | equations | `a + b = 5`, `f(3) = 5` and `2 + 3 = 5` are 5; `2x = 5` is not |
 | nan, inf, code | wrong; nothing of a text is ever evaluated |
+| an answer that cannot be read | wrong, and the rule says so: `####, not read` |
 | math-verify hangs or dies over a formula | wrong, and the rule says that it gave up |
 
     python maths_rewards.py --gold 18 --completion 'She makes 9 * 2 = $18. #### 18'

@@ -2,7 +2,17 @@ r"""Find where the final answer of a completion stands, looking at a bounded par
 
 import re
 
-from .number import DIGIT_RE, LAST_DIGIT_RE, LEAD_RE, NUMBER_RE, SIMPLE_RE, plain_text, says_number, without_remark
+from .number import (
+    DIGIT_RE,
+    LAST_DIGIT_RE,
+    LEAD_RE,
+    NUMBER_RE,
+    SIMPLE_RE,
+    SOLUTIONS_RE,
+    plain_text,
+    says_number,
+    without_remark,
+)
 from .text import ANSWER_CHARS, boxed, cut
 
 # ---- marks of an answer, with an example of each
@@ -83,6 +93,8 @@ def _last_number(text):
     begin = max(text.rfind("\n", 0, last.end()) + 1, last.end() - ANSWER_CHARS // 2)
     line = plain_text(BULLET_RE.sub("", text[begin : last.end() + 40].partition("\n")[0], count=1))
     sentence = without_remark(next((s for s in reversed(BREAK_RE.split(line)) if DIGIT_RE.search(s)), ""))
+    if SOLUTIONS_RE.search(sentence):  # x = 4 or x = 5
+        return sentence
     if result := RESULT_RE.search(sentence):
         return result.group(1)
     numbers = list(NUMBER_RE.finditer(sentence))

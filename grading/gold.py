@@ -90,14 +90,15 @@ def _infer_kind(text):
 
 # ---- several numbers
 
+OR = r"\bor\b(?=\s*[A-Za-z]\w?\s*=)|\\cup\b"  # x = 8 or x = 40, but not 8 or 40
 BY = r"|\bby\b|(?<=\w) [x*] (?=\d)|(?<=\d)[x*](?=\d)"  # 8 m by 40 m, 8 x 40
 
 
 def read_numbers(answer, thousands=True):
     """All numbers of an answer, sorted, or None when a part is not clear. `thousands`: whether 1,234 is one number."""
     text = plain_text(answer).strip(" ()[]{}.")
-    comma = r",(?!\d{3}(?!\d))" if thousands else ","
-    parts = re.split(rf";|{comma}|\band\b|&|\. " + ("" if "=" in text else BY), text)
+    comma = r",(?!\d)" if ";" in text else r",(?!\d{3}(?!\d))" if thousands else ","
+    parts = re.split(rf";|{comma}|\band\b|&|\. |{OR}" + ("" if "=" in text else BY), text)
     try:
         said = [part for part in parts if says_number(part)]
         return sorted(map(read_plain_number, said)) if 0 < len(said) <= 30 else None

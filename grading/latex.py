@@ -18,8 +18,10 @@ NORMAL = [  # patterns and what they become, one after the other
     (r"\(?\s?(?:\\[pb]?mod\b|(?<=\()mod\b)\s?(?:\{[^{}]*\}|\d+)\s?\)?$", ""),  # 18 \pmod{23}
     (r";|\s\b(?:or|and)\b\s", " , "),
     (r"^⦃\s*[A-Za-z]\s*(?:\\in\s*\(-\\infty, \\infty\)\s*)?[|:]([^⦃⦄]*)⦄$", r"\1"),  # \{x \mid x > 2\}
-    (r"(?:^|(?<=,))(?:[^,()]|\([a-z]\)){1,20}\\in(?![A-Za-z])", ""),  # x \in
+    (r"(?:^|(?<=,))(?:[^,()]|\([a-z](?:,\s?[a-z])*\)){1,20}\\in(?![A-Za-z])", ""),  # x \in, (x,y) \in
     (r"⦃\s*⦄", r"\\emptyset"),
+    (r"^\s*\(-\\infty, \\infty\)\s*\\(?:setminus|backslash|smallsetminus)\s*⦃([^⦃⦄,]*)⦄$", r"x≠\1"),
+    (r"(?<=[)\]⦄])\s*U\s*(?=[(\[⦃])", r"\\cup "),  # (-\infty,1) U (2,3)
     (r"\b(?:infinity|inf|oo)\b|\+\s*\\infty", r"\\infty"),
     (rf"(?<![\\A-Za-z])({FUNCTIONS}){END}", r"\\\1"),  # 2pi
     (r"[\[(]?\s*\\(begin|end)\s*\{(?:[a-zA-Z]*matrix|array)\}(?:\{[lcr|\s]*\})?\s*[\])]?", r"\\\1{pmatrix} "),
@@ -27,6 +29,7 @@ NORMAL = [  # patterns and what they become, one after the other
     (r"(?<![\d/.])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d/.])", r"\1\\frac{\2}{\3}"),  # 4 2/3
     (rf"(?<![\w)}}^/.!])({ATOM})\s*/\s*({ATOM})(?!\s*[\w(^/.!])", r"\\frac{\1}{\2}"),  # 14/3, 2\pi/3
 ]
+NORMAL = [(re.compile(pattern), replacement) for pattern, replacement in NORMAL]
 THOUSANDS_RE = re.compile(r"(?<![\d.,(⦃\[])(\d{1,3})((?:,\s?\d{3})+|(?: \d{3})+)(?![\d,])")  # 58,500
 MEASURE = r"[A-Za-z]{3,}|(?:[cmk]m|[km]g|in|ft|yd|mi|lb|oz|hr|m[lL]|sq|of|to|by|(?<=\d )[mgsLh])\b"
 UNIT = rf"(?!(?:{'|'.join(SCALES)})\b)(?:{MEASURE})\.?(?: ?\^ ?\{{?\d\}}?)?"  # cm^2
@@ -39,7 +42,7 @@ def normal_form(text):
     r"""LaTeX with one spelling of each sign, without units and currency; \{ and \} are written ⦃ and ⦄."""
     text = clean(text).replace("\\{", "⦃").replace("\\}", "⦄")
     for pattern, replacement in NORMAL:
-        text = re.sub(pattern, replacement, text)
+        text = pattern.sub(replacement, text)
     text = THOUSANDS_RE.sub(lambda m: re.sub(r"[,\s]", "", m.group()), text)
     return UNITS_RE.sub("", text.rstrip(" .,;:").lstrip(" ,;:")).strip()
 
@@ -58,6 +61,9 @@ NAME_RE = re.compile(rf"(?!\\infty|\\pi|e$)(?:{NAME}|\|[A-Za-z]\w?\||\[[A-Z]{{3,
 CALL_RE = re.compile(r"(?:[A-Za-z]'*|\\[A-Za-z]+)(?:\^\w)?\(.*\)|\|.*\||\\(?!frac|sqrt)[A-Za-z]+.*")  # P(X>3), \sin 2x
 LETTER_RE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{1,2}(?![A-Za-z])(?:_\w)?")  # x, ab, x_1
 RELATION_RE = re.compile(r"(<=|>=|≠|<|>)")
+TURNED = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
+OPEN_ENDS, CLOSE_ENDS = {"<": "(", "<=": "["}, {"<": ")", "<=": "]"}
+UNKNOWN_RE = re.compile(r"(?![ei]$)[A-Za-z](?:_\w)?(?:\([a-z]\))?")  # x, x_1, f(x)
 INFINITE = {"\\infty", "-\\infty"}
 DEPTH_LIMIT, PARTS_LIMIT = 6, 100
 
@@ -97,19 +103,46 @@ def _inside(text):
     return (text[0] + text[-1], text[1:-1]) if enclosed else ("", text)
 
 
+def _interval(text):
+    r"""x<1 as (-\infty,1), 4>=x>3 as (3,4], x≠1 as (-\infty,1)\cup(1,\infty); any other text as it is."""
+    pieces = RELATION_RE.split(text)
+    if ">" in pieces or ">=" in pieces:
+        pieces = [TURNED.get(piece, piece) for piece in reversed(pieces)]
+    if len(pieces) == 3:
+        pieces = ["-\\infty", "<", *pieces] if UNKNOWN_RE.fullmatch(pieces[0]) else [*pieces, "<", "\\infty"]
+    if len(pieces) != 5 or not UNKNOWN_RE.fullmatch(pieces[2]):
+        return text
+    low, low_sign, _, high_sign, high = pieces
+    if not low or not high or _letters(low) or _letters(high):
+        return text
+    if (low, high_sign) == ("-\\infty", "≠"):
+        return f"(-\\infty,{high})\\cup({high},\\infty)"
+    opening, closing = OPEN_ENDS.get(low_sign), CLOSE_ENDS.get(high_sign)
+    return f"{opening}{low},{high}{closing}" if opening and closing else text
+
+
+def _united(members):
+    """The parts of a union: numbers of sets stand beside intervals; without an interval it is a set."""
+    parts = []
+    for member in members:
+        is_set = isinstance(member, tuple) and member[0] in ("", "⦃⦄")
+        parts += member[1] if is_set else [member]
+    return "\\cup" if any(isinstance(part, tuple) for part in parts) else "⦃⦄", parts
+
+
 def read_parts(text, named_only=False, depth=0):
     r"""The parts of a squeezed normal form: (brackets, parts), or a number, or the text of a formula.
 
     Brackets are "()" and the like, "⦃⦄", "\cup" for a union, or "" for a list. `named_only`: only x= goes."""
     brackets, listed = "", _split(text, ",")
     if len(listed) == 1:
-        text = _value_side(text, named_only)
+        text = _interval(_value_side(text, named_only))
         brackets, inside = _inside(text)
         listed, union = _split(inside, ","), _split(text, "\\cup")
         if len(union) > 1:
             brackets, listed = "\\cup", union
-        elif len(listed) == 1 and brackets != "⦃⦄":
-            text = inside if brackets == "()" else text
+        elif len(listed) == 1:
+            text = inside if brackets in ("()", "⦃⦄") else text
             brackets, listed = "", [text]
     elif all(named := [re.match("[a-z]=", part) for part in listed]):  # y=2,x=1 is (1,2), but x=1,x=2 is no point
         brackets = "" if len({name.group() for name in named}) == len(listed) else "⦃⦄"
@@ -118,7 +151,8 @@ def read_parts(text, named_only=False, depth=0):
     if not brackets and len(parts) <= 1 or depth > DEPTH_LIMIT or len(parts) > PARTS_LIMIT:
         value = read_exactly(text)
         return text if value is None else value
-    return brackets.replace("{}", ""), [read_parts(part, named_only, depth + 1) for part in parts]
+    read = [read_parts(part, named_only, depth + 1) for part in parts]
+    return _united(read) if brackets == "\\cup" else (brackets.replace("{}", ""), read)
 
 
 def _both_signs(text):

@@ -1,5 +1,9 @@
 r"""Read the one number that an answer says, exactly: '$1,234.50', 'x = 18 cm', 'eighteen', '9*2', '\frac{1}{2}'.
 
+Marks between digits: three digits follow a thousands mark, which is a comma, a space, ' or _, or a point that stands
+twice (1.234.567); lakh and crore may be grouped 12,34,567. One point is a decimal point: 1.234 is no integer. A comma
+is a decimal comma where it can mark no thousands (2,74 and 0,234), and behind groups with another mark (1.234,567).
+
 Text is read by the small parser here, never evaluated, and is at most ANSWER_CHARS long."""
 
 import re
@@ -16,25 +20,43 @@ NAMES = (
     "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"
 ).split()
 WORD_VALUES = {name: n if n < 20 else 10 * (n - 18) for n, name in enumerate(NAMES)}
-SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+SCALES = {
+    "hundred": 10**2, "thousand": 10**3, "lakh": 10**5, "million": 10**6, "crore": 10**7, "billion": 10**9,
+    "trillion": 10**12,
+}  # fmt: skip
+SHORT_SCALES = {  # by their capitals: 5 m are metres
+    "k": "thousand", "K": "thousand", "M": "million", "mn": "million", "mln": "million", "mio": "million",
+    "Mio": "million", "B": "billion", "bn": "billion", "bln": "billion", "T": "trillion", "tn": "trillion",
+}  # fmt: skip
+PARTS = "half third quarter fifth sixth seventh eighth ninth tenth".split()
+PART_VALUES = {name: n for n, name in enumerate(PARTS, 2)} | {"halve": 2, "fourth": 4}
 
 # ---- what a number looks like
 
-GROUPED = r"\d{1,3}(?:,\ ?\d{3})+(?!\d)|\d{1,3}(?:\ \d{3})+(?!\d)|\d+"  # 1,234  1, 234  1 234  1234
-NOT_BEFORE = r"(?<![\d.])(?<!\d[,:_])"  # the end of 1.2, 1,2, 1:2
-NOT_AFTER = r"(?![.,:_]?\d|[A-Za-z]{1,4}\d|[ij]\b|\.\.)"  # 1.2.3, 0x12, 18i, 18...
-EXPONENT = r"[eE][+-]?[12]?\d{1,2}(?!\w)"  # 1.2e3, at most e299: keeps exact numbers small
-NUMBER = rf"{NOT_BEFORE}(?:(?:{GROUPED})(?:\.\d+)?|\.\d+)(?:{EXPONENT})?{NOT_AFTER}"
+GROUPS = r"[1-9]\d{0,2}(?P<mark>,\ ?|[ '_])\d{3}(?:(?P=mark)\d{3})*(?!\d)"  # 1,234  1, 234  1 234  1'234  1_234
+POINTS = r"[1-9]\d{0,2}(?:(?:\.\d{3}){2,}(?![.\d])|(?:\.\d{3})+(?=,\d))"  # 1.234.567  1.234,5
+LAKHS = r"[1-9]\d?(?:,\d\d)+,\d{3}(?!\d)"  # 12,34,567
+COMMA = r",(?<!,\d{3},)(?<!, \d{3},)(?:(?!\d{3}(?!\d))|(?<=[. '_]\d{3},)|(?<=(?<!\d)0,))"  # 2,74  1.234,567  0,234
+WHOLE = rf"(?P<whole>{GROUPS}|{POINTS}|{LAKHS}|\d+)"
+NOT_BEFORE = r"(?<![\d.])(?<!\d[,:_'])"  # the end of 1.2, 1,2, 1:2
+NOT_AFTER = r"(?![.,:_']?\d|[A-Za-z]{1,4}\d|[ij]\b|\.\.)"  # 1.2.3, 5'6, 0x12, 18i, 18...
+EXPONENT = r"(?P<exponent>[eE][+-]?[12]?\d{1,2}(?!\w))"  # 1.2e3, at most e299: keeps exact numbers small
+NUMBER = rf"{NOT_BEFORE}(?:{WHOLE}(?:(?:\.|{COMMA})(?P<decimals>\d+))?|\.(?P<only>\d+)){EXPONENT}?{NOT_AFTER}"
 NUMBER_RE = re.compile(rf"(?:(?<![^\s(:=~])- ?)?{NUMBER}")  # with its minus, if that is none between two numbers
-FACTOR_RE = re.compile(rf"\s*([-+]?)\s*({NUMBER})")
+FACTOR_RE = re.compile(rf"\s*(?P<sign>[-+]?)\s*{NUMBER}")
 SIMPLE_RE = re.compile(r"\s*\$?\s*(-?\d{1,300})(?:\.0{0,9})?\s*")  # nearly all real answers: 18, $18.00
 WORD = rf"\b(?<!\bno )(?:{'|'.join([*WORD_VALUES, *SCALES])})\b"
-WORDS_RE = re.compile(rf"{WORD}(?:(?:[\s-]|\sand\s)+{WORD})*", re.I)  # one hundred and twenty-five
-SCALE_RE = re.compile(rf"\s*({'|'.join(SCALES)})s?\b", re.I)
-HALF_RE = re.compile(r"\s+and\s+(?:a|one)\s+half\b", re.I)  # 2 and a half
+WORDS_RE = re.compile(rf"(?<!\d ){WORD}(?:(?:[\s-]|\sand\s)+{WORD})*", re.I)  # one hundred and twenty-five
+SCALE_RE = re.compile(rf"[\s-]*({'|'.join(SCALES)})s?\b", re.I)
+SHORT_SCALE_RE = re.compile(rf"(?<=\d)\s?({'|'.join(SHORT_SCALES)})(?!\w)")
+PORTION = rf"\s+(?:of\s+(?:an?\s+|the\s+)?|an?\s+)(?:\d|(?:{'|'.join(SCALES)})s?\b)"  # half a million, half of 18
+PART = rf"({'|'.join(PART_VALUES)})(s?)\b"
+PART_NAME_RE = re.compile(rf"\b{PART}", re.I)
+PART_RE = re.compile(rf"\b(?:({WORD}(?:[\s-]+{WORD})*|an?)[\s-]+)?{PART}(?!{PORTION})", re.I)  # two thirds
 DIGIT_RE = re.compile(r"\d")
 LAST_DIGIT_RE = re.compile(r"(?s).*\d")
 
+MEMBER_RE = re.compile(r"^[^\\]{0,20}\\in\b")  # x \in
 SLASH_RE = re.compile(r"\\frac\s*\{\s*(-?[\d.]+)\s*\}\s*\{\s*([\d.]+)\s*\}")  # \frac{1}{2}
 BRACKETED_RE = re.compile(r"((?:^|[-+*/=~])\s*)\(\s*([-+]?\s*[\d.,]+(?:\s*/\s*\d+)?)\s*\)")  # (-5), -(1/3)
 UNIT_POWER_RE = re.compile(r"(?<=[A-Za-z])\s?\^\s*[({]*-?\d+[)}]*")  # m^2
@@ -47,10 +69,13 @@ PLUS_RE = re.compile(r"\s*\+\s*(?=-?\s*\.?\d)")
 
 CODE_RE = re.compile(r"[)\]]\s*[(\[]|\(\)|[A-Za-z]\((?!e?s\))|\blambda\b|\bif\b.{0,40}\belse\b|\*\*|\^.*\^|\d\s*\[")
 COMPARED = r"\b(?:more|less|fewer|greater|larger|smaller) than\s*-?\d|\b(?:between|either)\s+-?[\d.]"
-BOUND_RE = re.compile(rf"[<>≠]|{COMPARED}|\bat (?:least|most)\b|\bnot\s+-?[\d.,]+\W*$", re.I)
+BOUND = rf"[<>≠]|{COMPARED}|\bat (?:least|most)\b|\bnot\s+-?[\d.,]+\W*$|\b(?:repeating|recurring)\b"
+BOUND_RE = re.compile(rf"{BOUND}|\b{PART}{PORTION}", re.I)
 MORE_RE = re.compile(r"\bor (?:more|less|fewer|greater|higher|lower|above|below|over|under)\b", re.I)
-JOINT = r"(?:\b(?:to|and|through)\b|[,;&|/-]|\+/-)\s*(?:(?:or|and)\b\s*)?"  # 17 to 18, 17 boys and 18 girls
-HEDGE_RE = re.compile(rf"(?:\s+[A-Za-z]+){{0,3}}\s*{JOINT}[a-z]?\s*[-(]?\s*\.?\d|\s+-?\.?\d|\s*\+\s*$", re.I)
+JOINT = r"(?:\b(?:to|and|through)\b|[,;&|/*+-]|\+/-)\s*(?:(?:or|and)\b\s*)?"  # 17 to 18, 17 boys and 18 girls
+ANOTHER = rf"(?:\s+[A-Za-z]+){{0,3}}\s*{JOINT}[a-z]?\s*[-(]?\s*\.?\d|\s+-?\.?\d|\.?\(\s*-?\.?\d"
+SMALLER = r"\s+(?!(?:in|of|out|per|for|from|at|by|on|with|after|x)\b)[A-Za-z]+\.?\s+\d"  # 3 hours 20 minutes
+HEDGE_RE = re.compile(rf"{ANOTHER}|{SMALLER}|\s*[+*/^]\s*$", re.I)
 WHICH = r"which (?:is|was|are|were|equals?|means|matches|includes|adds?)\b(?!.*=)"  # 18, which is 2 times 9
 REASON = rf"(?<!and)(?<!so)[\s,(]\s*(?:because|since|given (?:that|the))\b|,\s*(?:{WHICH}|as\b[^=]*=)"
 CLAUSE = rf"(?:{REASON}|,\s*(?:and |but )?not\s+-?\d|\s(?:is|are) the (?:number|amount|total|answer)\b).*"
@@ -58,6 +83,7 @@ BRACKETS = r"(?:\s+\((?![^()]*\)\s*/)[^()]*\))+\W*$"  # 18 dollars (9 eggs at $2
 REMARK_RE = re.compile(rf"(?<=[\w%.]){BRACKETS}|{CLAUSE}", re.I | re.S)
 LEAD_RE = re.compile(r"(?<![\w.])(?:is|are|was|were|be|equals?|makes?|gives?|gets?)\b[:\s]*|(?<!\d):(?!\d)", re.I)
 ABOUT = r"(?:(?:about|around|approximately|roughly|nearly|usd?)\s+)?"
+SOLUTIONS_RE = re.compile(r"=[^=]*(?:,|;|\bor\b|\band\b)\s*(?:(?:or|and)\s+)?[A-Za-z][\d_]{0,3}\s*=")  # x = 1 or x = 2
 START_RE = re.compile(rf"[\s=~\[{{'\"]*{ABOUT}(?=[-+(\s]*\.?\d)(?!\D*\d+(?:st|nd|rd|th)\b)", re.I)  # but 2nd: 18
 
 
@@ -70,6 +96,7 @@ def plain_text(text):
     text = clean(text)
     if "\\" in text:
         text = SLASH_RE.sub(r" \1/\2", text).replace("\\to", "=")
+        text = MEMBER_RE.sub("", text).replace("\\{", "{").replace("\\}", "}")
     text = BRACKETED_RE.sub(r"\1\2", UNIT_POWER_RE.sub("", text.replace("<=", "<").replace(">=", ">")))
     return " ".join(text.split())
 
@@ -95,13 +122,24 @@ def _sum(text, at):
     return value, at
 
 
+def _scaled(value, text, at):
+    """(value, end) with the scale words at `at`: 3 million, 2 hundred thousand."""
+    while scale := SCALE_RE.match(text, at):
+        value *= SCALES[scale[1].lower()]
+        at = scale.end()
+    return value, at
+
+
 def _product(text, at):
+    """(value, end) of factors in a row; a scale word counts for all before it, as in 1/2 million."""
     value, at = _factor(text, at)
+    value, at = _scaled(value, text, at)
     while operator := TIMES_RE.match(text, at):
         right, at = _factor(text, operator.end())
         if sum(n.bit_length() for v in (value, right) for n in v.as_integer_ratio()) > BITS_LIMIT:
             raise NotANumber
         value = value / right if operator.group(1) == "/" else value * right
+        value, at = _scaled(value, text, at)
     return value, at
 
 
@@ -110,7 +148,10 @@ def _factor(text, at):
     number = FACTOR_RE.match(text, at)
     if not number:
         raise NotANumber
-    value, at = Fraction(re.sub("[, ]", "", number[2])), number.end()
+    whole = re.sub(r"\D", "", number["whole"] or "0")
+    decimals = number["decimals"] or number["only"] or "0"
+    value = Fraction(f"{whole}.{decimals}{number['exponent'] or ''}")
+    at = number.end()
     mixed, power = MIXED_RE.match(text, at), POWER_RE.match(text, at)
     if mixed and value.denominator == 1 and 0 < int(mixed[1]) < int(mixed[2]):
         value, at = value + Fraction(int(mixed[1]), int(mixed[2])), mixed.end()
@@ -118,7 +159,7 @@ def _factor(text, at):
         if len(power[1]) > 3 or len(str(value)) > 12:
             raise NotANumber
         value, at = value ** int(power[1]), power.end()
-    return (-value if number[1] == "-" else value), at
+    return (-value if number["sign"] == "-" else value), at
 
 
 def _in_digits(words):
@@ -132,6 +173,15 @@ def _in_digits(words):
         else:
             group += WORD_VALUES.get(word, 0)
     return str(total + group)
+
+
+def _part(found):
+    """A match of PART_RE as a fraction: 'two thirds' -> '2/3', 'half' -> '1/2'; but not 'twenty-third'."""
+    count, name, plural = found.groups()
+    if not count and name.lower() != "half":
+        return found.group()
+    count = 1 if not count or count.lower() in ("a", "an") else int(WORDS_RE.sub(_in_digits, count))
+    return f"{count}/{PART_VALUES[name.lower()]}" if bool(plural) == (count != 1) else found.group()
 
 
 def _same_alternatives(text):
@@ -158,14 +208,19 @@ def _result(text):
 
 def read_plain_number(text):
     """The one number that a plain_text says, a Fraction. Raises NotANumber for none, several, a bound, or code."""
+    if SOLUTIONS_RE.search(text):
+        raise NotANumber
     text = _result(text)
     if " or " in text:
         return _same_alternatives(text)
     if CODE_RE.search(text) or re.search(r"\\[A-Za-z]", text) or sum(map(text.count, "+*/^")) > OPERATORS:
         raise NotANumber
-    if not DIGIT_RE.search(text):
+    in_words = not DIGIT_RE.search(text)
+    if PART_NAME_RE.search(text):
+        text = PART_RE.sub(_part, text)
+    text = SHORT_SCALE_RE.sub(lambda short: f" {SHORT_SCALES[short[1]]}", text)
+    if in_words:
         text = WORDS_RE.sub(_in_digits, text)
-    text = HALF_RE.sub(" 1/2", text)
     if not text.startswith("="):  # = 12 days for it to be 600 inches
         text = next((part for part in reversed(LEAD_RE.split(text)) if DIGIT_RE.search(part)), text)
     if BOUND_RE.search(text):
@@ -175,8 +230,7 @@ def read_plain_number(text):
     value, end = _sum(text, at)
     if HEDGE_RE.match(text, end) or re.search(r"\d\s*(?:to|-)\s*$", text[:at]):
         raise NotANumber
-    scale = SCALE_RE.match(text, end)
-    return value * SCALES[scale.group(1).lower()] if scale else value
+    return value
 
 
 def read_number(answer):

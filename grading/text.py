@@ -4,6 +4,7 @@ r"""Model output as plain text: one spelling of each sign, without markup and wi
 
 import re
 import unicodedata
+from fractions import Fraction
 from functools import lru_cache
 
 ANSWER_CHARS = 1000  # of an answer that is looked at
@@ -29,6 +30,7 @@ WRAPPERS = "text[a-z]*|math(?:rm|bf|it|sf|tt|bb|cal)|[mh]box|[fF]?boxed|fbox|ope
 
 CLEAN = [  # patterns and what they become, one after the other
     (r"(?<=\d)(?:,?\\[!,;: ]\s*|\{,\})(?=\d{3}(?!\d))", ""),  # 1,\!234  1{,}234  1\,234
+    (r"(?<=\d)\{,\}(?=\d)", "."),  # 3{,}5
     (r"\\!|\\(?:text)?color\s*\{[a-z]+\}", ""),
     (r"\\[,;:> ()\[\]]", " "),
     (r"\\mathbb\s*\{?\s*R\s*\}?", r"(-\\infty, \\infty)"),
@@ -44,6 +46,18 @@ CLEAN = [  # patterns and what they become, one after the other
     (r"[-=]+>", r" \\to "),
     (r"\b(?:[mM]inus|[nN]egative)\s+", "-"),
 ]
+CLEAN = [(re.compile(pattern), replacement) for pattern, replacement in CLEAN]
+DOTS = rf"(?:\.\.+|\\[lc]?dots{END}|(?:repeating|recurring)\b)"
+REPEATS_RE = re.compile(rf"[\d.,](?:\(\d|\\(?:overline|bar|dot){END}|\s?{DOTS})")  # whether a decimal may repeat
+REPEATS = [  # the ways to write 0.1(6), and that
+    (r"\}\\overline\s*\{", ""),
+    (rf"(?<=[\d.,])\\(?:overline|bar){END}\s*(?:\{{\s*(\d+)\s*\}}|(\d))", r"(\1\2)"),  # 0.1\overline{6}
+    (r"(?<=[\d.,])\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?", r"(\1\2\3)"),  # 0.\dot{1}4285\dot{7}
+    (r"(?<=[.,])(\d) (?:repeating|recurring)\b", r"(\1)"),
+    (rf"(?<=[.,])(\d{{0,9}}?)(\d{{1,9}}?)\2+\s?{DOTS}", r"\1(\2)"),  # 0.1666..., but not 0.16...
+]
+REPEATS = [(re.compile(pattern), replacement) for pattern, replacement in REPEATS]
+REPEATING_RE = re.compile(r"(?<![\d.,])((?:\d{1,3},(?=\d{3}[,.]))*\d{0,30})[.,](\d{0,30})\((\d{1,30})\)")
 TAGS = r"<<[^<>]*>>|<\|[^|<>]{1,40}\|>|</?[A-Za-z]\w{0,19}>|`+"  # <<9*2=18>>, <|im_end|>, <answer>
 EMPHASIS = r"(?<![\w)}*_])[*_]++(?=\S)|(?<=[^\s*_])[*_]++(?![\w({])|[*_]{2,}+(?=[A-Za-z])"  # **18**
 MARKUP_RE = re.compile(rf"{TAGS}|{EMPHASIS}")
@@ -57,10 +71,20 @@ def cut(text):
 def to_ascii(text):
     """Unicode digits, minus signs, fractions, exponents and symbols as ASCII; what has no ASCII form is kept."""
     text = re.sub(r"[₀-₉]+", r"_{\g<0>}", re.sub(r"[⁰¹²³⁴-⁹⁺⁻]+", r"^{\g<0>}", text))
+    text = re.sub("(\\d)[\u0304\u0305]", r"\\overline{\1}", re.sub("(\\d)\u0307", r"\\dot{\1}", text))
     text = re.sub(r"[¼-¾⅐-⅞↉]", r" \g<0>", text).translate(CHARACTER_TABLE)
     text = unicodedata.normalize("NFKC", text)[: 2 * ANSWER_CHARS].translate(CHARACTER_TABLE)  # one may become eighteen
     text = "".join(c for c in text if unicodedata.category(c) != "Cf")  # invisible
     return re.sub(r"[^\x00-\x7f]", lambda m: str(unicodedata.decimal(m[0], m[0])), text)
+
+
+def _fraction(found):
+    r"""A match of REPEATING_RE as a fraction: 0.1(6) -> \frac{1}{6}."""
+    whole, fixed, block = found.groups()
+    whole = whole.replace(",", "")
+    numerator = int(whole + fixed + block) - int(whole + fixed or "0")
+    value = Fraction(numerator, 10 ** len(fixed) * (10 ** len(block) - 1))
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
 @lru_cache(maxsize=4096)
@@ -72,7 +96,11 @@ def clean(text):
     text = MARKUP_RE.sub(" ", " ".join(text.split()).replace("~", " "))  # a space in LaTeX, and ~18 is 18
     text = COMMAND_RE.sub(lambda m: COMMANDS.get(m[1], m[0]) if m[1] else " ", text)
     for pattern, replacement in CLEAN:
-        text = re.sub(pattern, replacement, text)
+        text = pattern.sub(replacement, text)
+    if REPEATS_RE.search(text):
+        for pattern, replacement in REPEATS:
+            text = pattern.sub(replacement, text)
+        text = REPEATING_RE.sub(_fraction, text)
     return " ".join(text.split())
 
 

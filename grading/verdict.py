@@ -11,7 +11,9 @@ from .number import read_number, same_number
 from .text import ANSWER_CHARS, clean
 from .worker import WORKERS, ask_math_verify
 
-GRADER_VERSION = 2  # goes up when a verdict, an answer read, a rule or a vote can change; a test holds it to that
+GRADER_VERSION = 3  # goes up when a verdict, an answer read, a rule or a vote can change; a test holds it to that
+READERS = {"numbers": read_numbers, "ratio": read_ratios, "text": read_words, "latex": read_latex}  # else read_number
+NOT_READ = ", not read"  # said behind the rule: there is an answer, but it is no number, ratio or list of numbers
 COMPARE = {"numbers": same_numbers, "ratio": same_ratio, "text": same_words, "latex": same_words}
 AS_LATEX = str.maketrans({"⦃": "\\{", "⦄": "\\}", "⏎": "\\\\", "≠": "\\neq "})
 
@@ -29,16 +31,17 @@ CHOICE_RE = re.compile(rf"{CHOICE}(?!.*\b(?:or|and)\b\W*[A-Za-z]\b)", re.I)  # b
 
 
 def _verdict(answer, gold):
-    """True, False, or None when only math-verify can say."""
+    """(True, False, or None when only math-verify can say; NOT_READ where nothing was read in the answer, or "")."""
     if gold.kind == "latex" and gold.value is None:
-        return same_latex(normal_form(answer), normal_form(gold.text))
+        return same_latex(normal_form(answer), normal_form(gold.text)), ""
     if isinstance(gold.value, str):
         choice = CHOICE_RE.match(clean(answer))
-        return bool(choice) and choice.group(1).upper() == gold.value
+        return bool(choice) and choice.group(1).upper() == gold.value, ""
     if gold.kind in COMPARE:
-        return COMPARE[gold.kind](answer, gold)
+        correct = COMPARE[gold.kind](answer, gold)
+        return correct, "" if correct or READERS[gold.kind](answer) else NOT_READ
     value = read_number(answer)
-    return value is not None and same_number(value, gold.value)
+    return (False, NOT_READ) if value is None else (same_number(value, gold.value), "")
 
 
 def _settle(completion, gold):
@@ -48,7 +51,9 @@ def _settle(completion, gold):
         answer, rule = extract_answer(completion, "text")  # a choice or a name
     if answer is None or len(answer) > ANSWER_CHARS:
         return Grade(False, None, rule)
-    return Grade(_verdict(answer.strip(), gold), answer.strip(), rule)
+    answer = answer.strip()
+    correct, remark = _verdict(answer, gold)
+    return Grade(correct, answer, rule + remark)
 
 
 def grade(completion, gold, kind=None):
@@ -76,6 +81,5 @@ def vote(answer, kind):
     """What an answer counts as in a majority vote, a text: its value as the grader reads it, else the text itself.
 
     `17`, `$17`, `17 dollars` and `17.0` are one vote; LaTeX votes by its normal form, text by its words."""
-    readers = {"numbers": read_numbers, "ratio": read_ratios, "text": read_words, "latex": read_latex}
-    value = readers.get(kind, read_number)(answer) if len(answer) <= ANSWER_CHARS else None
+    value = READERS.get(kind, read_number)(answer) if len(answer) <= ANSWER_CHARS else None
     return str(value) if value or value == 0 else " ".join(answer.split())

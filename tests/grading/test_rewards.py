@@ -29,6 +29,7 @@ from grading.number import SIMPLE_RE, plain_text, read_number, read_plain_number
 from grading.text import ANSWER_CHARS
 from grading.worker import ask_math_verify
 from maths_rewards import accuracy_reward, format_reward
+from tests.grading.tables import TABLES
 
 ROOT = os.path.dirname(os.path.abspath(maths_rewards.__file__))
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -361,7 +362,9 @@ PIECES = st.sampled_from([
     "eighteen", " million", "%", "x", "\\sin ", "\\log_", "!", "|", "\\infty", "½", "²", "１", "−", "\u202f", "\ufeff",
     "ﷺ", "İ", "\\begin{pmatrix}", "&", "\\\\", "\\end{pmatrix}", "sq. cm/", "<|im_end|>",
     "__import__('os').system('touch marker')", "open('marker','w')", "\\input{marker}", "exec('1')",
-    "9**9**9"
+    "9**9**9", "'", "1'234", "1.234", "1_000", "12,34", "k", "M ", " thousand ", "0.(", "0.3", "...", "\\ldots",
+    "\\overline{3}", "\\dot{1}", "3\u0305", " repeating", "one ", "thirds ", " or x=", "x<", "x>=", "\\setminus",
+    " U ", "\\{1\\}",
 ])  # fmt: skip
 ANY = st.text(st.characters(exclude_categories=()), max_size=200)  # half of a surrogate pair too
 TEXT = st.one_of(ANY, st.lists(PIECES, max_size=40).map("".join))
@@ -493,7 +496,8 @@ def test_the_short_way_for_plain_integers_agrees_with_the_long_way(number, text)
 
 LONG = ["1", "1,", "1 ", "(", "-", "\\frac{", "{", "}", "#### ", "####\n", "boxed{", "\\boxed{1}", "answer is ",
         "1 or ", "and ", "= ", "is ", "is:", "a b ", "sq. cm/", "ﷺ", "½", "\\sqrt", "\\sin ", "^{", "$", "<", "\n",
-        "\\\\", ":1", "x^", "(1+"]  # fmt: skip
+        "\\\\", ":1", "x^", "(1+", "0.3", "1.1(", "0.(3)", "1'234", "1.234", "1,23", "1_", "half ", "half a ", "3k ",
+        "million ", "1 million ", "x<", "1<", "\\cup ", "x=1 or ", "\\overline{3}", "3\u0305", "U", "12,"]  # fmt: skip
 
 
 @pytest.mark.parametrize("piece", LONG)
@@ -581,8 +585,9 @@ def test_math_verify_in_other_threads():
     assert results == [True] * 3
 
 
+@pytest.mark.slow
 def test_math_verify_in_a_data_loader_worker():
-    code = "from torch.utils.data import DataLoader; from tests.test_rewards import hard_verdict;"
+    code = "from torch.utils.data import DataLoader; from tests.grading.test_rewards import hard_verdict;"
     code += "import multiprocessing; multiprocessing.set_start_method('fork'); hard_verdict();"
     code += "print(list(DataLoader([0, 1], num_workers=2, collate_fn=lambda _: hard_verdict())))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -781,9 +786,11 @@ def test_accuracy_reward_logs_what_it_read():
 
 
 def corpus():
-    """(completion, gold, kind) of this file's tables, of texts made by a seeded generator, and of each kind."""
+    """(completion, gold, kind) of the tables, of texts made by a seeded generator, and of each kind."""
     for table in (RIGHT_NUMBERS, WRONG_NUMBERS):
         yield from ((f"#### {answer}", gold, parse_gold(gold).kind) for gold, answers in table for answer in answers)
+    for gold, kind, *answers in (row for row in TABLES if row[1] != "latex"):
+        yield from ((f"#### {answer}", gold, kind or parse_gold(gold).kind) for answer in sum(answers, []))
     golds = dict(integer="18", decimal="0.5", fraction="1/3", numbers="8; 40", ratio="3:4", text="Rug B")
     yield from ((text, golds[kind], kind) for text, kind, *_ in EXTRACTION if kind != "latex")
     words = "18 17 9 * = + - / or and $ dollars 1,234 0.5 is so answer: #### 3:4 Rug B . x".split()
@@ -801,12 +808,13 @@ FORMULAS = [
 """Pairs that math-verify decides, in the version that VERDICTS names."""
 
 # GRADER_VERSION -> digest of all verdicts, and the version of math-verify that FORMULAS had their verdicts from.
-VERDICTS = {2: ("6852f1d6598e44d8", "0.9.0")}
+VERDICTS = {3: ("f95f7ef683c0f4a6", "0.9.0")}
 
 
 def digest_of_verdicts():
     rows = [[*grade(text, gold, kind), vote(text, kind)] for text, gold, kind in corpus()]
     settled = [(a, g) for table in (LATEX, WRONG_LATEX) for g, answers in table for a in answers]
+    settled += [(a, g) for g, kind, *answers in TABLES if kind == "latex" for a in sum(answers, [])]
     for answer, gold in settled:
         result = verdict._settle(f"\\boxed{{{answer}}}", parse_gold(gold, "latex"))
         rows.append([*result, vote(answer, "latex")])
@@ -821,6 +829,6 @@ def test_the_version_changes_when_verdicts_do():
         pytest.fail(
             f"verdicts, answers, rules, votes or math-verify changed, and GRADER_VERSION is still {GRADER_VERSION}. "
             f"If that is meant, set GRADER_VERSION = {GRADER_VERSION + 1} in grading/verdict.py and write here "
-            f"VERDICTS = {{{GRADER_VERSION + 1}: {now!r}}}; if only cases were added to this file's tables, keep the "
+            f"VERDICTS = {{{GRADER_VERSION + 1}: {now!r}}}; if only cases were added to the tables, keep the "
             f"version and write the digest; if neither, something broke."
         )

@@ -64,6 +64,7 @@ def test_every_gold_parses_and_is_its_own_right_answer(shared, name, count):
                 assert grade(completion, raw, kind).correct, (raw, completion)
 
 
+@pytest.mark.slow
 def test_math500_golds_are_told_apart(shared):
     """A gold answer is wrong for every row whose answer is another one, with the pairs that mean the same listed."""
     same = [{"120", r"120^\circ"}, {"30", r"30^\circ"}, {"36", r"36^\circ", r"\$36"}, {"90", r"90^\circ"}, {"5", "x=5"},
