@@ -1,4 +1,5 @@
 # make demo: the main job on the embedded default. make test: the tests. Both make their own environment first.
+# make test-all: the tests that take longer too; kills at many moments, a browser, gigabyte downloads.
 # make study: when does a trust region matter? 155 short runs, over an hour on two cores; QUICK=1: 18, ten minutes.
 # make bench: every figure of a CPU, about 20 minutes on two quiet cores; again: goes on with what is missing.
 # make nightly: the grader's property tests on 100,000 examples each, about 20 minutes on two cores.
@@ -9,7 +10,7 @@ THREADS ?= $(shell nproc)
 export OMP_NUM_THREADS ?= $(THREADS)
 STUDY := recipes/study$(if $(QUICK),_quick).yaml
 
-.PHONY: demo study test lint bench nightly clean
+.PHONY: demo study test test-all lint bench nightly clean
 
 demo: .venv/patched
 	$(PY) maths_finetuning.py --model demo --trust_region_method pspo --seed 0
@@ -31,6 +32,9 @@ study: .venv/patched
 
 test: .venv/patched
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(THREADS) --dist loadfile $(PYTEST_ARGS)
+
+test-all: .venv/patched
+	OMP_NUM_THREADS=1 GRPSPO_SLOW_TESTS=1 $(PY) -m pytest -n $(THREADS) --dist loadfile $(PYTEST_ARGS)
 
 lint: .venv/patched
 	$(BIN)/ruff check .

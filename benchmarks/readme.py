@@ -1,9 +1,9 @@
-"""Put the measured figures into the README: the section "What was measured", from benchmarks/results/*.json alone.
+"""Put the measured figures into benchmarks/README.md, from benchmarks/results/*.json alone.
 
 For Probability Smoothing Policy Optimisation (arXiv 2509.21282). A test fails where the two differ.
 
     python benchmarks/readme.py             # after benchmarks/cpu.py or benchmarks/gpu.py
-    python benchmarks/readme.py --check     # exit code 1 if the README is not what the JSON says
+    python benchmarks/readme.py --check     # exit code 1 if it is not what the JSON says
 """
 
 import sys
@@ -14,7 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import RESULTS, ROOT, format_number, format_ratio, format_target
 from common.files import BadInput, make_parser, read_json, run_script, write_text
 
-BEGIN, END = "<!-- benchmarks/readme.py writes what follows -->\n", "<!-- to here -->\n"
+PAGE = ROOT / "benchmarks" / "README.md"
+BEGIN = "<!-- benchmarks/readme.py writes what follows -->\n"
+END = "<!-- to here -->\n"
 SCRIPTS = {"cpu": "make bench", "gpu": "python benchmarks/gpu.py"}
 
 
@@ -61,22 +63,22 @@ def make_section():
 
 
 def insert_section(text):
-    """A README's text with the section made anew; raises BadInput if the markers are gone."""
+    """The text with the section made anew; raises BadInput if the markers are gone."""
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise BadInput(f"README.md must hold the two lines {BEGIN.strip()} and {END.strip()} once each")
+        raise BadInput(f"{PAGE} must hold the two lines {BEGIN.strip()} and {END.strip()} once each")
     head, tail = text.split(BEGIN)[0], text.split(END)[1]
     return f"{head}{BEGIN}\n{make_section()}\n{END}{tail}"
 
 
 def main():
     parser = make_parser(__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if README.md is out of date")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if it is out of date")
     args = parser.parse_args()
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     new = insert_section(text)
     if args.check:
         return int(new != text)
-    write_text(ROOT / "README.md", new)
+    write_text(PAGE, new)
     return 0
 
 

@@ -2,16 +2,11 @@
 
 import ast
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from training.hyperparameters import GRPO, PRESETS, SFT
-
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
 ROOMS = "training sampling evaluation reporting reporting/page slurm common grading".split()
 SOURCES = [p for folder in (".", *ROOMS, "demo") for p in sorted(ROOT.glob(f"{folder}/*.py"))]
 SLOW = {"torch", "transformers", "trl", "datasets", "peft", "accelerate", "safetensors", "matplotlib", "scipy", "vllm"}
@@ -110,72 +105,29 @@ def test_a_file_is_read_in_one_sitting(path):
     assert not {f.name for f in functions if len(f.args.args) + len(f.args.kwonlyargs) > 7}
 
 
-# ---- the README
+COMMANDS = {path.stem for path in ROOT.glob("*.py")}
+LIBRARIES = {"apply_patches", "maths_rewards"}  # commands that are libraries too
 
 
-def readme_table(heading):
-    """Rows, as lists of cells, of the first table under a heading of the README."""
-    section = README.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in row] for row in rows if not set("".join(row)) <= set("-: ")]
+def test_seven_commands_stand_in_front():
+    assert len(COMMANDS) == 7 and COMMANDS > LIBRARIES
 
 
-def test_the_hyperparameters_in_the_readme_are_those_that_are_used():
-    symbols = {"lr": "learning_rate", "ε": "epsilon", "μ": "num_iterations", "α": "smoothing_alpha"}
-    header, *rows = readme_table("Hyperparameters")
-    methods = [cell.strip("`") for cell in header[1:]]
-    assert methods == ["clip", "noclip", "pspo"]
-    assert {row[0].split()[0] for row in rows} == set(PRESETS) - {"demo"}
-    for model, *cells in rows:
-        for method, cell in zip(methods, cells, strict=True):
-            said = {symbols[name]: float(value) for name, value in re.findall(r"(\S+) ([\d.e-]+)", cell)}
-            assert said == PRESETS[model.split()[0]][method], (model, method)
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.parent not in (ROOT, ROOT / "demo")], ids=name_of)
+def test_no_room_imports_a_command(path):
+    assert not {module.split(".")[0] for module, _, _ in imports(path)} & (COMMANDS - LIBRARIES)
 
 
-def test_the_shared_values_in_the_readme_are_those_that_are_used():
-    text = " ".join(README.split("## Hyperparameters\n", 1)[1].split("| |", 1)[0].split())
-    batch = GRPO["per_device_train_batch_size"] * GRPO["gradient_accumulation_steps"]
-    for said in (
-        f"{GRPO['num_train_epochs']} epochs",
-        f"{GRPO['num_generations']} generations a prompt",
-        f"{batch} completions a step",
-        f"at most {GRPO['max_completion_length']} tokens",
-        f"temperature {GRPO['temperature']}, top_p {GRPO['top_p']}",
-        f'`loss_type="{GRPO["loss_type"]}"`',
-        f"{GRPO['warmup_steps']} warm-up steps",
-        f"every {GRPO['eval_steps']} steps",
-        f"SFT: {SFT['num_train_epochs']} epochs",
-    ):
-        assert said in text, said
+ORDER = ("training", "evaluation", "reporting", "slurm", "sampling", "common", "grading")
 
 
-def readme_commands():
-    """[(script, flags)] of every python command in the README, whatever starts it."""
-    text = README.replace("\\\n", " ")
-    found = re.findall(
-        r"(?:^|[`|(\s])(?:\S*python[\d.]*|launch \S+ \S+|\S+ -m) ((?:\w+/)?\w+\.py)\b([^#`\n&|)]*)", text
-    )
-    return sorted({(script, tuple(sorted(set(re.findall(r"--([a-z_]+)", rest))))) for script, rest in found})
+@pytest.mark.parametrize("room", ORDER)
+def test_imports_between_rooms_go_down_the_list(room):
+    above = set(ORDER[: ORDER.index(room)])
+    assert not {module.split(".")[0] for p in ROOT.glob(f"{room}/**/*.py") for module, _, _ in imports(p)} & above
 
 
-def test_the_readmes_commands_are_found():
-    scripts = {script for script, _ in readme_commands()}
-    assert {"maths_finetuning.py", "maths_evaluations.py", "apply_patches.py"} <= scripts
-    assert any(script.startswith("benchmarks/") for script in scripts)
-
-
-@pytest.mark.parametrize(("script", "flags"), readme_commands(), ids=lambda v: v if isinstance(v, str) else "")
-def test_flags_in_the_readme_exist(script, flags):
-    from trl import GRPOConfig, ModelConfig
-
-    done = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0
-    known = set(re.findall(r"(?<![\w-])--([a-z_]+)(?![\w-])", done.stdout))
-    if script == "maths_finetuning.py":
-        known |= {*GRPOConfig.__dataclass_fields__, *ModelConfig.__dataclass_fields__}
-    assert set(flags) <= known
-
-
-def test_make_targets_in_the_readme_exist():
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
-    assert set(re.findall(r"(?:^|`)make (\w+)", README, re.M)) <= targets
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_nobody_reads_the_source_of_a_file_of_ours(path):
+    """Whoever wants to know another file's flags or names asks it."""
+    assert not re.search(r"""["'](?:maths_\w+|save_model_locally)\.py["']\)?\.(?:read_text|open)""", path.read_text())

@@ -9,7 +9,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = [path for path in sorted(ROOT.glob("*.py")) if "__main__" in path.read_text()]
-README = (ROOT / "README.md").read_text()
 
 
 def python(*args, **kwargs):
@@ -29,31 +28,6 @@ def test_importing_does_nothing(script, tmp_path):
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not list(tmp_path.iterdir())
-
-
-def test_readme_names_every_script_and_only_files_that_exist():
-    listed = re.search(r"## Files\n+```\n(.*?)```", README, re.S).group(1)
-    names = [line.split()[0] for line in listed.splitlines()]
-    assert all((ROOT / name).exists() for name in names)
-    assert {path.name for path in [*ROOT.glob("*.py"), *ROOT.glob("*.patch")]} <= set(names)
-    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / link).exists(), link
-
-
-def readme_commands():
-    text = README.replace("\\\n", " ")
-    return re.findall(r"^\s*(?:accelerate launch \S+ \S+|python) ((?:\w+/)?\w+\.py)\b([^#\n&]*)", text, re.M)
-
-
-@pytest.mark.parametrize(("script", "rest"), readme_commands())
-def test_flags_in_the_readme_exist(script, rest):
-    from trl import GRPOConfig, ModelConfig
-
-    flags = set(re.findall(r"--(\w+)", rest))
-    if script == "maths_finetuning.py":
-        flags -= {*GRPOConfig.__dataclass_fields__, *ModelConfig.__dataclass_fields__}
-    text = python(ROOT / script, "--help").stdout
-    assert all(f"--{flag}" in text for flag in flags), flags
 
 
 def test_requirements_are_exact_and_name_the_patched_release():

@@ -1,0 +1,120 @@
+"""The documents: their size, their links, the commands and numbers in them that the code can contradict."""
+
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from training.hyperparameters import GRPO, PRESETS, SFT
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted(p for p in ROOT.glob("**/*.md") if not {".venv", "runs", "tests"} & set(p.relative_to(ROOT).parts))
+README = ROOT / "README.md"
+VALUES = ROOT / "training" / "README.md"
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def test_the_readme_is_read_in_one_sitting():
+    assert README.stat().st_size <= 12 * 1024
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_links_lead_somewhere(path):
+    for link in re.findall(r"\]\((?!http)([^)#]+)(?:#[^)]*)?\)", path.read_text()):
+        assert (path.parent / link).exists(), link
+
+
+def test_the_map_names_every_command_and_room():
+    text = README.read_text().split("## Map\n", 1)[1].split("\n## ", 1)[0]
+    listed = re.findall(r"^(\w+\.py|\w+/)", text, re.M)
+    commands = {path.name for path in ROOT.glob("*.py")}
+    rooms = {f"{path.parent.name}/" for path in ROOT.glob("*/__init__.py")}
+    assert commands | rooms <= {*listed} and all((ROOT / name).exists() for name in listed)
+
+
+# ---- the hyperparameters
+
+
+def table_of_values():
+    """Rows, as lists of cells, of the first table of training/README.md."""
+    rows = [line.strip("|").split("|") for line in VALUES.read_text().splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows if not set("".join(row)) <= set("-: ")]
+
+
+def test_the_hyperparameters_are_those_that_are_used():
+    symbols = {"lr": "learning_rate", "ε": "epsilon", "μ": "num_iterations", "α": "smoothing_alpha"}
+    header, *rows = table_of_values()
+    methods = [cell.strip("`") for cell in header[1:]]
+    assert methods == ["clip", "noclip", "pspo"]
+    assert {row[0].split()[0] for row in rows} == set(PRESETS) - {"demo"}
+    for model, *cells in rows:
+        for method, cell in zip(methods, cells, strict=True):
+            said = {symbols[name]: float(value) for name, value in re.findall(r"(\S+) ([\d.e-]+)", cell)}
+            assert said == PRESETS[model.split()[0]][method], (model, method)
+
+
+def test_the_shared_values_are_those_that_are_used():
+    text = " ".join(VALUES.read_text().split("| |", 1)[0].split())
+    batch = GRPO["per_device_train_batch_size"] * GRPO["gradient_accumulation_steps"]
+    for said in (
+        f"{GRPO['num_train_epochs']} epochs",
+        f"{GRPO['num_generations']} generations a prompt",
+        f"{batch} completions a step",
+        f"at most {GRPO['max_completion_length']} tokens",
+        f"temperature {GRPO['temperature']}, top_p {GRPO['top_p']}",
+        f'`loss_type="{GRPO["loss_type"]}"`',
+        f"{GRPO['warmup_steps']} warm-up steps",
+        f"every {GRPO['eval_steps']} steps",
+        f"SFT: {SFT['num_train_epochs']} epochs",
+    ):
+        assert said in text, said
+
+
+# ---- the commands
+
+
+def commands_in(path):
+    """{(script or -m module, its flags)} of every python command in a document, whatever starts it."""
+    text = path.read_text().replace("\\\n", " ")
+    start = r"(?:^|[`|(\s])(?:\S*python[\d.]*|launch (?:--config_file )?\S+(?: \S+)?) "
+    found = re.findall(start + r"((?:\w+/)?\w+\.py|-m common\.\w+)\b([^#`\n&|)]*)", text)
+    return {(script, tuple(sorted(set(re.findall(r"--([a-z_]+)", rest))))) for script, rest in found}
+
+
+COMMANDS = sorted({command for path in DOCUMENTS for command in commands_in(path)})
+
+
+def test_commands_are_found():
+    scripts = {script for script, _ in COMMANDS}
+    assert {"maths_finetuning.py", "maths_evaluations.py", "apply_patches.py", "-m common.runs"} <= scripts
+    assert any(script.startswith("benchmarks/") for script in scripts)
+
+
+@cache
+def known_flags(script):
+    """Names of the flags in a command's help; TRL's fields too for the training script, which takes them all."""
+    command = [sys.executable, *script.split(), "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    known = set(re.findall(r"(?<![\w-])--([a-z_]+)(?![\w-])", done.stdout))
+    if script == "maths_finetuning.py":
+        from trl import GRPOConfig, ModelConfig
+
+        known |= {*GRPOConfig.__dataclass_fields__, *ModelConfig.__dataclass_fields__}
+    return known
+
+
+@pytest.mark.parametrize(("script", "flags"), COMMANDS, ids=lambda v: v if isinstance(v, str) else "")
+def test_flags_in_the_documents_exist(script, flags):
+    assert set(flags) <= known_flags(script)
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = {name for path in DOCUMENTS for name in re.findall(r"(?:^|`)make ([\w-]+)", path.read_text(), re.M)}
+    assert named <= targets
