@@ -45,7 +45,7 @@ bench: .venv/patched
 	$(PY) benchmarks/readme.py
 
 nightly: .venv/patched
-	HYPOTHESIS_PROFILE=nightly $(PY) -m pytest tests/grading/test_rewards.py -m hypothesis -n $(THREADS) --dist worksteal -vv
+	HYPOTHESIS_PROFILE=nightly $(PY) -m pytest tests/grading -m hypothesis -n $(THREADS) --dist worksteal -vv
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv

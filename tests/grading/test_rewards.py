@@ -18,7 +18,7 @@ import time
 from fractions import Fraction
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import maths_rewards
@@ -32,10 +32,6 @@ from maths_rewards import accuracy_reward, format_reward
 from tests.grading.tables import TABLES
 
 ROOT = os.path.dirname(os.path.abspath(maths_rewards.__file__))
-SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
-settings.register_profile("default", max_examples=60, deadline=None, suppress_health_check=SLOW)
-settings.register_profile("nightly", max_examples=100_000, deadline=None, suppress_health_check=SLOW)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def is_right(completion, gold, kind=None):
