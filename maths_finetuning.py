@@ -86,6 +86,7 @@ def make_parser():
     add_argument("--cache_dir", help="default: $GRPSPO_CACHE, else ./cached_files")
     add_argument("--output_root", default="runs", help="runs go to <root>/<model>/<method>/seed<N>")
     add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: a GPU if there is one")
+    add_argument("--stop_on_collapse", action="store_true", help="end a run whose reward fell below half of its best")
     add_argument("--sampler", choices=["auto", "own", "trl"], default="auto", help="default: own; on a GPU the faster")
     add_argument("--merge_adapter", action="store_true", help="with LoRA: also fold the adapter into the model")
     add_argument("--overwrite", action="store_true", help="start afresh; an existing run is moved aside")
@@ -386,7 +387,7 @@ def finish_training(plan, trainer, run):
     """Train, then put the finished model, its record and its curve in place; returns the exit code."""
     from training.callbacks import save_final, watch, write_model_card
 
-    watcher = watch(trainer, run)
+    watcher = watch(trainer, run, plan.command.args.stop_on_collapse)
     if not train(trainer, watcher, run.checkpoint):
         step = trainer.state.global_step
         say(trainer.args, f"saved at step {step}, not finished: the same command goes on from here")
@@ -396,7 +397,9 @@ def finish_training(plan, trainer, run):
         run.record.outcome.validation = validation_of_kept(trainer, run.path)
         write_model_card(run.path, run.record)
         watcher.write_record("finished")
-        print(f"finished: {run.path} ({run.record.outcome.wall_seconds:.0f} s)")
+        collapse = run.record.outcome.collapsed_at
+        note = "" if collapse is None else f", its reward collapsed at step {collapse}"
+        print(f"finished: {run.path} ({run.record.outcome.wall_seconds:.0f} s){note}")
         draw_curve(run.path)
     return 0
 

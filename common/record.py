@@ -175,7 +175,12 @@ def make_record(command, values, processes, model_path, data):
     model_path: the model's directory. data: {part: what identifies its rows}.
     """
     args = command.args
-    ours = {"dataset": command.dataset, "merge_adapter": args.merge_adapter, "sampler": args.sampler}
+    ours = {
+        "dataset": command.dataset,
+        "merge_adapter": args.merge_adapter,
+        "sampler": args.sampler,
+        "stop_on_collapse": args.stop_on_collapse,
+    }
     everything = {name: value for name, (value, _) in values.items()} | ours | {"processes": processes}
     everything["sequences_per_step"] = (
         everything["per_device_train_batch_size"] * everything["gradient_accumulation_steps"] * processes

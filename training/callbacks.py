@@ -19,6 +19,7 @@ from common.files import BadInput, free_bytes, size_text, write_text
 from common.models import fp32_bytes
 from common.record import write_record
 from common.runs import LOG_FILE, list_checkpoints, list_files, seal_checkpoint
+from training.collapse import collapse_of
 
 TWICE_SECONDS = 2.0  # signals closer than that are one: to the job's shell and to the process
 STALLED_STEPS = 100  # steps in a row in which no prompt had two different rewards: nothing was learnt in any of them
@@ -82,8 +83,9 @@ class Progress(ProgressCallback):
 class Run(TrainerCallback):
     """Keeps the run directory: the log, sealed checkpoints at cycle boundaries only, signals, and what stops a run."""
 
-    def __init__(self, trainer, path, record):
+    def __init__(self, trainer, path, record, stop_on_collapse=False):
         self.trainer = trainer
+        self.stop_on_collapse = stop_on_collapse
         self.path = path
         self.record = record
         self.signal = None
@@ -140,6 +142,9 @@ class Run(TrainerCallback):
                 self.record.outcome.failure = str(error).partition(": stopped")[0]
                 self.write_record("running")
                 raise
+        self.record.outcome.collapsed_at = collapse_of(state.log_history)  # the same history in every process
+        if self.stop_on_collapse and self.record.outcome.collapsed_at is not None:
+            control.should_training_stop = True
 
     def on_save(self, args, state, control, **kwargs):
         self.trainer.accelerator.wait_for_everyone()
@@ -156,11 +161,11 @@ class Run(TrainerCallback):
         write_record(self.path, self.record)
 
 
-def watch(trainer, run):
+def watch(trainer, run, stop_on_collapse):
     """Put our own callbacks in place of transformers' printers -> the Run that watches over an OpenRun's directory."""
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
-    watcher = Run(trainer, run.path, run.record)
+    watcher = Run(trainer, run.path, run.record, stop_on_collapse)
     trainer.add_callback(watcher)
     if not trainer.args.disable_tqdm:
         trainer.add_callback(Progress)
