@@ -159,6 +159,7 @@ def require_patched_trl(method):
     library that replaces the loss, and a config with the field beside a trainer without it would train with "clip" and
     not say so. Raises ValueError with the command to run.
     """
+    refuse_other_release(find_trl())
     remedy = "run: python apply_patches.py"
     unpatched = [path for path, state in trl_state().items() if state in ("pristine", "missing")]
     if unpatched:
@@ -172,21 +173,40 @@ def require_patched_trl(method):
         raise ValueError(f"the loaded GRPOTrainer does not know trust_region_method={method!r}; {remedy}")
 
 
-def known_states(package):
-    """The `trl_state` of a folder; raises ValueError, with the way out, for a file that is neither known one."""
+def install_command(package, options=""):
+    """The command that puts the release of the patches, alone, in the place of a `trl` folder.
+
+    It is for this interpreter where that imports the folder, else for the environment that the folder lies in, else
+    for the folder itself.
+    """
+    requirement = f"trl=={read_patches()[0].release}"
+    spec = importlib.util.find_spec("trl")
+    if spec and spec.origin and Path(spec.origin).parent == package:
+        return f"{sys.executable} -m pip install {options}{requirement}"
+    python = package.parents[3] / "bin/python" if len(package.parents) > 3 else None  # of bin/, lib/python3.11/
+    if python and python.exists():
+        return f"{python} -m pip install {options}{requirement}"
+    return f"{sys.executable} -m pip install --upgrade --no-deps --target {package.parent} {requirement}"
+
+
+def refuse_other_release(package):
+    """Raises ValueError, with the way out, if the metadata beside a `trl` folder states another release."""
     release, installed = read_patches()[0].release, installed_release(package)
     if installed not in (None, release):
-        raise ValueError(
-            f"{package} is TRL {installed}, and the patches are for {release} only; "
-            f"run: {sys.executable} -m pip install trl=={release}"
-        )
+        command = install_command(package)
+        raise ValueError(f"{package} is TRL {installed}, and the patches are for {release} only; run: {command}")
+
+
+def known_states(package):
+    """The `trl_state` of a folder; raises ValueError, with the way out, for a file that is neither known one."""
+    refuse_other_release(package)
     states = trl_state(package)
     for path, state in states.items():
         if state not in ("pristine", "patched"):
             raise ValueError(
-                f"{file_path(package, path)} is neither the file of TRL {release} nor the patched one: it was changed "
-                f"by something else or by an earlier version of the patch; bring the release back with: "
-                f"{sys.executable} -m pip install --force-reinstall --no-deps trl=={release}"
+                f"{file_path(package, path)} is neither the file of TRL {read_patches()[0].release} nor the patched "
+                "one: it was changed by something else or by an earlier version of the patch; bring the release back "
+                f"with: {install_command(package, '--force-reinstall --no-deps ')}"
             )
     return states
 

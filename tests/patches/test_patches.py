@@ -194,12 +194,43 @@ def test_parse_patch_raises_nothing_but_value_error(content):
 def test_refuses_another_release(other_release, version, tmp_path):
     folder = other_release(version)
     before = contents(folder)
-    assert_refused(run("--target", folder), f"is TRL {version}", "pip install trl==1.16.0")
+    assert_refused(
+        run("--target", folder), f"is TRL {version}", f"pip install --upgrade --no-deps --target {folder} trl=="
+    )
     assert_refused(run("--reverse", "--target", folder), f"is TRL {version}")
     assert run("--check", "--target", folder).returncode == 1
     shutil.copytree(folder / "trl", tmp_path / "trl")  # without the metadata
     assert_refused(run("--target", tmp_path), "is neither the file of TRL 1.16.0")
     assert contents(folder) == before == contents(tmp_path)
+
+
+def set_release(site, version):
+    """Makes the metadata beside a copy of TRL state another release."""
+    metadata = next(site.glob("trl-*.dist-info")) / "METADATA"
+    metadata.write_text(re.sub(r"(?m)^Version: .*", f"Version: {version}", metadata.read_text()))
+
+
+def test_the_command_it_names_is_for_the_environment_that_holds_the_files(site, tmp_path, monkeypatch):
+    set_release(site, "1.15.0")
+    environment = tmp_path / "environment"
+    packages = environment / "lib/python3.11/site-packages"
+    shutil.copytree(site, packages)
+    assert_refused(run("--target", site), f"{sys.executable} -m pip install --upgrade --no-deps --target {site} trl==")
+    (environment / "bin").mkdir()
+    (environment / "bin/python").symlink_to(sys.executable)
+    assert_refused(run("--target", packages), f"run: {environment}/bin/python -m pip install trl==1.16.0")
+    (packages / FILES[0]).write_text("x = 1\n")
+    set_release(packages, "1.16.0")
+    words = f"with: {environment}/bin/python -m pip install --force-reinstall --no-deps trl==1.16.0"
+    assert_refused(run("--target", packages), words)
+    assert apply_patches.install_command(TRL) == f"{sys.executable} -m pip install trl==1.16.0"
+
+
+def test_training_under_another_release_is_told_so_at_once(site, monkeypatch):
+    set_release(site, "1.15.0")
+    monkeypatch.setattr(apply_patches, "find_trl", lambda target=None: site / "trl")
+    with pytest.raises(ValueError, match=r"is TRL 1.15.0, and the patches are for 1.16.0 only; run: .*pip install"):
+        apply_patches.require_patched_trl("pspo")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -212,7 +243,7 @@ def test_refuses_a_file_with_one_byte_changed(site, name, patched):
     (site / name).write_bytes(content)
     before = contents(site)
     for flags in ((), ("--reverse",)):
-        assert_refused(run(*flags, "--target", site), name, "pip install --force-reinstall --no-deps trl==1.16.0")
+        assert_refused(run(*flags, "--target", site), name, f"--upgrade --no-deps --target {site} trl==1.16.0")
     assert contents(site) == before
     assert run("--check", "--target", site).stdout.count(": foreign\n") == 1
 
@@ -496,7 +527,8 @@ def test_training_is_refused_when_one_file_is_of_another_patch(tmp_path, root, o
     for name in ("trl", METADATA.name):
         shutil.copytree(TRL.parent / name, tmp_path / name, ignore=ignore)
     file = tmp_path / "trl/trainer" / old
-    file.write_text(re.sub(r"(?m)^.*TRUST_REGION_METHODS( = .*)?$", "", file.read_text(), count=1))
+    listed = r"(?m)^(TRUST_REGION_METHODS = \([^)]*\)|.*TRUST_REGION_METHODS)$"
+    file.write_text(re.sub(listed, "", file.read_text(), count=1))
     code = "import apply_patches, sys\ntry: apply_patches.require_patched_trl('pspo')\nexcept ValueError as e: print(e)"
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"}
     process = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
