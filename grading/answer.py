@@ -54,7 +54,8 @@ def _after_marker(text, kind):
         line, _, following = text[at + 4 : at + 4 * ANSWER_CHARS].lstrip("# \t:").partition("\n")
         if SIMPLE_RE.fullmatch(line):  # nearly all real answers
             return line
-        line, following = cut(line), following.strip()
+        line = cut(line)
+        following = following.strip()
         if LABEL_RE.match(line):  # `####` alone or `#### Answer:`: the answer is below
             line = _first_sentence(following, kind) or ""
         elif following and kind not in ("text", "ratio", "latex") and not says_number(line):  # #### Income

@@ -119,8 +119,10 @@ RATIO_JOINT_RE = re.compile(rf"(?<=\d)(?: [A-Za-z-]{{2,15}}){{0,3}}?[ -]?(?:{TO}
 
 def _ratio(found):
     """A match of TIME_RE -> (numbers, 'a', 'p' or ''); 6:01:00 is 6:01, and 15:30 is 3:30 p.m."""
-    numbers, half = tuple(int(n) for n in found.group(1).split(":")), (found.group(2) or "").lower()
-    numbers = numbers[:2] if numbers[2:] == (0,) else numbers
+    numbers = tuple(int(n) for n in found.group(1).split(":"))
+    if numbers[2:] == (0,):
+        numbers = numbers[:2]
+    half = (found.group(2) or "").lower()
     return numbers, "" if numbers[0] > 12 else half
 
 
@@ -139,9 +141,13 @@ def same_ratio(answer, gold):
 
 def _same_time(numbers, half, gold_numbers, gold_half):
     """3:30, 15:30 and 15:30 p.m. are 3:30 p.m., but 3:30 a.m. is not."""
-    hours = [(n[0] % 12, *n[1:]) for n in (numbers, gold_numbers)]
-    halves = ["p" if n[0] > 12 else h for n, h in ((numbers, half), (gold_numbers, gold_half))]
-    return bool(half or gold_half) and hours[0] == hours[1] and ("" in halves or halves[0] == halves[1])
+    if not half and not gold_half:
+        return False
+    clock = (numbers[0] % 12, *numbers[1:])
+    gold_clock = (gold_numbers[0] % 12, *gold_numbers[1:])
+    half = "p" if numbers[0] > 12 else half
+    gold_half = "p" if gold_numbers[0] > 12 else gold_half
+    return clock == gold_clock and (half == gold_half or not half or not gold_half)
 
 
 # ---- words

@@ -55,24 +55,31 @@ def squeeze(text):
 
 # ---- the parts of an answer
 
-OPENING, CLOSING = "([{⦃", ")]}⦄"
+OPENING = "([{⦃"
+CLOSING = ")]}⦄"
 NAME = r"\\?[A-Za-z]+(?:[ \\][A-Za-z]+){0,2}(?:_(?:\{[^{}=]*\}|\w))?(?:\([^()=]*\))?'?"  # x, f(3), a_{n+1}, \angle ABC
 NAME_RE = re.compile(rf"(?!\\infty|\\pi|e$)(?:{NAME}|\|[A-Za-z]\w?\||\[[A-Z]{{3,}}\]|\([A-Za-z\\,]{{1,40}}\))")
 CALL_RE = re.compile(r"(?:[A-Za-z]'*|\\[A-Za-z]+)(?:\^\w)?\(.*\)|\|.*\||\\(?!frac|sqrt)[A-Za-z]+.*")  # P(X>3), \sin 2x
 LETTER_RE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{1,2}(?![A-Za-z])(?:_\w)?")  # x, ab, x_1
 RELATION_RE = re.compile(r"(<=|>=|≠|<|>)")
 TURNED = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
-OPEN_ENDS, CLOSE_ENDS = {"<": "(", "<=": "["}, {"<": ")", "<=": "]"}
+OPEN_ENDS = {"<": "(", "<=": "["}
+CLOSE_ENDS = {"<": ")", "<=": "]"}
 UNKNOWN_RE = re.compile(r"(?![ei]$)[A-Za-z](?:_\w)?(?:\([a-z]\))?")  # x, x_1, f(x)
 INFINITE = {"\\infty", "-\\infty"}
 DEPTH_LIMIT, PARTS_LIMIT = 6, 100
 
 
+DEPTH_CHANGE = {**dict.fromkeys(OPENING, 1), **dict.fromkeys(CLOSING, -1)}
+
+
 def _split(text, separator):
     """Split at separators outside brackets."""
-    parts, depth, begin = [], 0, 0
+    parts = []
+    depth = 0
+    begin = 0
     for i, c in enumerate(text):
-        depth += (c in OPENING) - (c in CLOSING)
+        depth += DEPTH_CHANGE.get(c, 0)
         if depth <= 0 and text.startswith(separator, i):
             parts.append(text[begin:i])
             begin = i + len(separator)
@@ -98,9 +105,11 @@ def _value_side(text, named_only):
 
 def _inside(text):
     """(brackets, what stands in them) of a text that one pair of brackets encloses, else ("", text)."""
-    depths = list(accumulate((c in OPENING) - (c in CLOSING) for c in text))
+    depths = list(accumulate(DEPTH_CHANGE.get(c, 0) for c in text))
     enclosed = text[:1] in tuple(OPENING) and 0 in depths and depths.index(0) == len(text) - 1
-    return (text[0] + text[-1], text[1:-1]) if enclosed else ("", text)
+    if not enclosed:
+        return "", text
+    return text[0] + text[-1], text[1:-1]
 
 
 def _interval(text):
@@ -117,7 +126,8 @@ def _interval(text):
         return text
     if (low, high_sign) == ("-\\infty", "≠"):
         return f"(-\\infty,{high})\\cup({high},\\infty)"
-    opening, closing = OPEN_ENDS.get(low_sign), CLOSE_ENDS.get(high_sign)
+    opening = OPEN_ENDS.get(low_sign)
+    closing = CLOSE_ENDS.get(high_sign)
     return f"{opening}{low},{high}{closing}" if opening and closing else text
 
 
@@ -173,7 +183,8 @@ BOUND_RE = re.compile(r"\b(?:(?:less|more|fewer|greater|larger|smaller) than|at 
 
 def same_latex(answer, gold):
     """Whether two normal forms mean the same: True, False, or None when only math-verify can say."""
-    a, g = squeeze(answer), squeeze(gold)
+    a = squeeze(answer)
+    g = squeeze(gold)
     if a.replace(" ", "") == g.replace(" ", ""):
         return True
     if "~" in answer:  # 1/3 ~ 0.33
@@ -181,11 +192,13 @@ def same_latex(answer, gold):
         return True if True in verdicts else None if None in verdicts else False
     if not a or BOUND_RE.search(answer) and not BOUND_RE.search(gold):
         return False
-    base_a, base_g = BASED_RE.fullmatch(a.rpartition("=")[2]), BASED_RE.fullmatch(g)
+    base_a = BASED_RE.fullmatch(a.rpartition("=")[2])
+    base_g = BASED_RE.fullmatch(g)
     if base_a or base_g:  # 52_8 may be written 52, but not 52_9
         said = base_a.groups() if base_a else (a.upper(), base_g.group(2))
         return said == (base_g.groups() if base_g else (g, "10"))
-    parts_a, parts_g = read_parts(a, "=" in g), read_parts(g, True)
+    parts_a = read_parts(a, named_only="=" in g)
+    parts_g = read_parts(g, named_only=True)
     if isinstance(parts_g, Fraction) and re.search(r"[A-Za-z]{3}", a) and "\\" not in a and not _letters(answer):
         value = read_number(answer)  # the perimeter is 18 metres
         return value is not None and same_number(value, parts_g)
@@ -203,7 +216,8 @@ def _same(a, g):
         return same or (None if isinstance(formula, str) and re.search(r"\\begin|[<>≠]", formula) else False)
     if isinstance(a, Fraction) and isinstance(g, Fraction):
         return same_number(a, g)
-    a, g = str(a), str(g)
+    a = str(a)
+    g = str(g)
     no_angle = "\\pi" in g and not re.search(r"\\(?:a|c|t|si|se)", g)  # 18+2\pi is no integer, \sin\frac{\pi}{2} is
     if a in INFINITE or g in INFINITE or ("\\begin" in a) != ("\\begin" in g) or no_angle and a.isdigit():
         return False
@@ -220,7 +234,8 @@ def _same_parts(brackets_a, a, brackets_g, g):
     if len(a) != len(g) or ordered and not alike:
         return False
     if not ordered:
-        a, g = sorted(a, key=repr), sorted(g, key=repr)
+        a = sorted(a, key=repr)
+        g = sorted(g, key=repr)
     verdicts = [_same(x, y) for x, y in zip(a, g, strict=True)]
     if all(verdicts):
         return True

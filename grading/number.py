@@ -152,13 +152,16 @@ def _factor(text, at):
     decimals = number["decimals"] or number["only"] or "0"
     value = Fraction(f"{whole}.{decimals}{number['exponent'] or ''}")
     at = number.end()
-    mixed, power = MIXED_RE.match(text, at), POWER_RE.match(text, at)
+    mixed = MIXED_RE.match(text, at)
+    power = POWER_RE.match(text, at)
     if mixed and value.denominator == 1 and 0 < int(mixed[1]) < int(mixed[2]):
-        value, at = value + Fraction(int(mixed[1]), int(mixed[2])), mixed.end()
+        value += Fraction(int(mixed[1]), int(mixed[2]))
+        at = mixed.end()
     elif power:
         if len(power[1]) > 3 or len(str(value)) > 12:
             raise NotANumber
-        value, at = value ** int(power[1]), power.end()
+        value **= int(power[1])
+        at = power.end()
     return (-value if number["sign"] == "-" else value), at
 
 
@@ -169,7 +172,8 @@ def _in_digits(words):
         if word == "hundred":
             group = (group or 1) * 100
         elif word in SCALES:
-            total, group = total + (group or 1) * SCALES[word], 0
+            total += (group or 1) * SCALES[word]
+            group = 0
         else:
             group += WORD_VALUES.get(word, 0)
     return str(total + group)

@@ -104,12 +104,19 @@ def clean(text):
     return " ".join(text.split())
 
 
+BRACE_RE = re.compile(r"\\.|[{}]", re.S)  # an escaped character is no brace
+
+
 def _box(text, at):
     r"""(start, end) of the content of the box whose name begins at `at`; None when it is never closed."""
-    start, depth = text.index("{", at) + 1, 1
-    for brace in re.compile(r"\\.|[{}]", re.S).finditer(text, start, start + 2 * ANSWER_CHARS):
-        depth += {"{": 1, "}": -1}.get(brace.group(), 0)
-        if not depth:
+    start = text.index("{", at) + 1
+    depth = 1
+    for brace in BRACE_RE.finditer(text, start, start + 2 * ANSWER_CHARS):
+        if brace.group() == "{":
+            depth += 1
+        elif brace.group() == "}":
+            depth -= 1
+        if depth == 0:
             return start, brace.start()
     return None
 
@@ -127,5 +134,6 @@ def boxed(text, joint=None):
         place = _box(text, before)
         if place is None or at - place[1] > 200 or not joint.fullmatch(text, place[1], at):
             break
-        at, contents = before, [text[place[0] : place[1]], *contents]
+        contents.insert(0, text[place[0] : place[1]])
+        at = before
     return ", ".join(contents if len(set(contents)) > 1 else contents[:1]), True

@@ -22,21 +22,29 @@ WORKERS = min(4, os.cpu_count() or 1)
 _states = {}  # process id -> state: a forked child must not talk to its parent's workers, nor wait for its locks
 
 
+class State:
+    """A process's idle workers, and counts of what happened to its workers."""
+
+    def __init__(self):
+        self.idle = queue.LifoQueue()
+        self.counts = {"asked": 0, "timeouts": 0, "deaths": 0}
+        self.lock = threading.Lock()  # of the counts
+
+
 def _state():
-    """This process's idle workers, counts of what happened to its workers, and the lock for the counts."""
-    new = queue.LifoQueue(), dict(asked=0, timeouts=0, deaths=0), threading.Lock()
-    return _states.setdefault(os.getpid(), new)
+    """The State of this process."""
+    return _states.setdefault(os.getpid(), State())
 
 
 def grader_stats():
     """How often this process asked math-verify, and how many workers hung or died over it: a dict of counts."""
-    return dict(_state()[1])
+    return dict(_state().counts)
 
 
 def _count(event):
-    _, counts, lock = _state()
-    with lock:
-        counts[event] += 1
+    state = _state()
+    with state.lock:
+        state.counts[event] += 1
 
 
 def check_grader(kinds):
@@ -45,16 +53,23 @@ def check_grader(kinds):
         raise ModuleNotFoundError("math-verify is missing, and LaTeX answers need it: pip install -r requirements.txt")
 
 
-def _take_worker(idle):
-    """(an idle worker, else a new one that shares nothing with us but two pipes; seconds for each line it will say)."""
+def _take_idle_worker(idle):
+    """An idle worker that is alive; None when there is none."""
     with contextlib.suppress(queue.Empty):
-        while (worker := idle.get_nowait()).poll() is not None:
+        while True:
+            worker = idle.get_nowait()
+            if worker.poll() is None:
+                return worker
             _stop_worker(worker)
-        return worker, [TIME_LIMIT]
+    return None
+
+
+def _start_worker():
+    """A new worker, which shares nothing with us but two pipes; it says a line once math-verify is loaded."""
     check_grader(["latex"])
     command = [sys.executable, os.path.abspath(__file__)]
     pipes = dict(stdin=PIPE, stdout=PIPE, stderr=DEVNULL, bufsize=0)  # a buffer would hide a line from poll
-    return Popen(command, start_new_session=True, **pipes), [START_LIMIT, TIME_LIMIT]
+    return Popen(command, start_new_session=True, **pipes)
 
 
 def _stop_worker(worker):
@@ -76,12 +91,17 @@ def _read_line(worker, seconds):
 
 def ask_math_verify(answer, gold):
     """Whether math-verify holds two LaTeX answers to be equal: True, False, or None when it hung or died over them."""
-    idle, *_ = _state()
+    idle = _state().idle
     _count("asked")
-    worker, limits = _take_worker(idle)
+    worker = _take_idle_worker(idle)
+    is_new = worker is None
+    if is_new:
+        worker = _start_worker()
     try:
         worker.stdin.write(json.dumps([answer, gold]).encode() + b"\n")
-        *_, verdict = [json.loads(_read_line(worker, seconds)) for seconds in limits]
+        if is_new:
+            _read_line(worker, START_LIMIT)
+        verdict = json.loads(_read_line(worker, TIME_LIMIT))
     except BaseException as error:  # also an outer signal handler's: a worker in mid-question is of no more use
         _stop_worker(worker)
         if not isinstance(error, (TimeoutError, EOFError, BrokenPipeError)):

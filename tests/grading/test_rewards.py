@@ -636,7 +636,7 @@ def test_a_handler_that_raises_leaves_no_worker_in_a_question(monkeypatch):
 
 def test_a_worker_killed_while_it_waits_costs_no_verdict():
     assert hard_verdict()
-    for idle in list(worker._state()[0].queue):
+    for idle in list(worker._state().idle.queue):
         idle.kill()
         idle.wait()
     assert hard_verdict()
@@ -645,7 +645,7 @@ def test_a_worker_killed_while_it_waits_costs_no_verdict():
 @pytest.fixture
 def fake_worker(monkeypatch):
     """Workers that run the given Python instead of math-verify."""
-    real, idle = subprocess.Popen, worker._state()[0]
+    real, idle = subprocess.Popen, worker._state().idle
 
     def stop_idle():
         while not idle.empty():
