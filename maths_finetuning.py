@@ -289,7 +289,7 @@ def settle_sampler(run, config, seconds):
 
 def make_trainer(plan, sampler, model, tokenizer, data, settle=None):
     """TRL's GRPOTrainer or SFTTrainer for this run. sampler: "own", "trl" or "trial"; settle: see make_rollout."""
-    from trl import GRPOTrainer, SFTTrainer, get_peft_config
+    from trl import SFTTrainer, get_peft_config
 
     common = {
         "model": model,
@@ -302,9 +302,10 @@ def make_trainer(plan, sampler, model, tokenizer, data, settle=None):
     if plan.command.args.trust_region_method == "sft":
         return SFTTrainer(**common)
     from training.rollout import make_rollout  # imports torch
+    from training.trainer import ThriftyGRPOTrainer
 
     rollout = None if sampler == "trl" else make_rollout(plan.config.seed, tokenizer, settle)
-    return GRPOTrainer(reward_funcs=list(REWARDS), rollout_func=rollout, **common)
+    return ThriftyGRPOTrainer(reward_funcs=list(REWARDS), rollout_func=rollout, **common)
 
 
 def train(trainer, watcher, checkpoint):
@@ -374,6 +375,8 @@ def run_training(plan, model_path):
         settle = partial(settle_sampler, run, config) if choice.sampler == "trial" else None
         run.record.outcome.sampler = choice.sampler if settle is None else None
         trainer = make_trainer(plan, choice.sampler, policy, tokenizer, data, settle)
+        if choice.sampler:
+            say(config, f"prompts: {trainer.describe_prompts()}")
         return finish_training(plan, trainer, run)
 
 
