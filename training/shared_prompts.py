@@ -111,24 +111,23 @@ def pack(input_ids, attention_mask, completion_width):
     # a prompt's tokens but its last, which a segment begins with; a segment's last is the completion's last but one
     in_prompt = prompt_mask[first_rows, :-1].bool()
     in_segment = completion_mask.bool()
-    prompt, prompt_columns = in_prompt.nonzero(as_tuple=True)
-    segment, segment_places = in_segment.nonzero(as_tuple=True)
-    rows = torch.cat([first_rows[prompt], segment])
-    columns = torch.cat([prompt_columns, segment_places + start - 1])
     lengths = Lengths(in_prompt.sum(1), in_segment.sum(1), prompt_of_row)
     buckets, segment_cells = make_buckets(lengths, BUCKET_SHARE.get(device.type, 0), device)
-    width = int(lengths.prompts.max())
-    prompt_places = prompt_columns - (start - 1 - lengths.prompts[prompt])
-    places = torch.cat([prompt * width + prompt_places, segment_cells[segment] + segment_places])
+    grid = (len(first_rows), int(lengths.prompts.max()))
+    prompt, prompt_columns, prompt_places = list_tokens(in_prompt, torch.arange(grid[0]) * grid[1])
+    segment, segment_columns, segment_places = list_tokens(in_segment, segment_cells)
+    rows = torch.cat([first_rows[prompt], segment])
+    columns = torch.cat([prompt_columns, segment_columns + start - 1])
+    places = torch.cat([prompt_places, segment_places])
     cells, empty_cells = invert(places, buckets[-1].first_cell + buckets[-1].segments * buckets[-1].width)
     return Packed(
         input_ids=input_ids[rows, columns].to(device),
         rows=rows.to(device),
         columns=columns.to(device),
-        labels=input_ids[segment, segment_places + start].to(device),
+        labels=input_ids[segment, segment_columns + start].to(device),
         shape=(len(input_ids), completion_width),
         completion_start=start,
-        prompt_grid=(len(first_rows), width),
+        prompt_grid=grid,
         buckets=buckets,
         cells=cells.to(device),
         places=places.to(device),
@@ -162,6 +161,12 @@ def make_buckets(lengths, share, device):
         buckets.append(Bucket(next_cell, end - start, width, prompts.to(device), visible.to(device)))
         next_cell += (end - start) * width
     return buckets, first_cells
+
+
+def list_tokens(mask, first_cells):
+    """(rows, columns, cells) of the tokens of a mask; those of a row fill the cells of attention from its first on."""
+    rows, columns = mask.nonzero(as_tuple=True)
+    return rows, columns, first_cells[rows] + (mask.cumsum(1) - 1)[mask]
 
 
 def invert(places, cell_count):

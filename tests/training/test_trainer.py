@@ -15,12 +15,9 @@ from training import shared_prompts
 from training.trainer import ThriftyGRPOTrainer, gather_prompts
 
 ROOT = Path(__file__).resolve().parents[2]
-METHODS = [
-    (method, level)
-    for method in trust_region_methods()
-    for level in ("token", "sequence")
-    if (method, level) != ("dppo", "sequence")  # refused by its config
-]
+# The methods that their config allows at one level only.
+LEVELS = {"gmpo": ["sequence"], **dict.fromkeys(("dppo", "drpo", "vespo", "m2po"), ["token"])}
+METHODS = [(method, level) for method in trust_region_methods() for level in LEVELS.get(method, ["token", "sequence"])]
 # One generation of 16 completions of 4 prompts, two micro-batches and one update, used twice.
 SMALL = {
     "output_dir": "unused", "save_strategy": "no", "report_to": [], "use_cpu": True, "bf16": False,
@@ -116,7 +113,8 @@ def test_loss_gradient_and_metrics_of_every_method(make):
     for method, level in METHODS:
         for trainer in trainers:
             trainer.trust_region_method, trainer.importance_sampling_level = method, level
-            trainer.epsilon_high, trainer.trust_region_delta = 5.0 if method == "cispo" else 0.1, 0.15
+            trainer.epsilon_high = 5.0 if method == "cispo" else 0.1
+            trainer.args.trust_region_delta, trainer.args.trust_region_penalty = 0.15, 0.1
         assert_same_loss(*(loss_of(trainer, make_inputs()) for trainer in trainers), 2e-5)
     assert trainers[0].obstacle is None
 
