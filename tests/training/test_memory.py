@@ -1,0 +1,119 @@
+"""training/memory.py against what was measured on a card, and against the tensors that a forward really keeps."""
+
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from training.memory import (
+    SHAPES,
+    SHARE,
+    Shape,
+    Work,
+    activation_bytes,
+    choose_split,
+    count_parameters,
+    find_splits,
+    peak_bytes,
+)
+from training.shared_prompts import install, pack
+
+
+def make_model(shape):
+    layers, hidden, inner, heads, kv_heads, vocabulary = shape
+    config = Qwen2Config(
+        num_hidden_layers=layers,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        vocab_size=vocabulary,
+        tie_word_embeddings=True,
+    )
+    return Qwen2ForCausalLM(config)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_parameters_are_those_of_the_model(name):
+    with torch.device("meta"):
+        model = make_model(SHAPES[name])
+    assert count_parameters(SHAPES[name]) == pytest.approx(sum(p.numel() for p in model.parameters()), rel=2e-3)
+
+
+@pytest.mark.parametrize(("rows", "accumulation", "gigabytes"), [(4, 16, 10.8), (16, 4, 14.7), (64, 1, 28.2)])
+def test_peaks_of_an_h200(rows, accumulation, gigabytes):
+    """What `benchmarks/gpu.py --shape Qwen2.5-0.5B` measured there when each row still read its prompt."""
+    shape = SHAPES["Qwen2.5-0.5B"]
+    work = Work(shape, count_parameters(shape), prompt=70, completion=128, group=1)
+    assert peak_bytes(work, rows, accumulation) / 1e9 == pytest.approx(gigabytes, rel=0.03)
+
+
+def kept_bytes(model, inputs):
+    """Bytes of all that a forward of the layers keeps for its backward, parameters and indices aside."""
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if tensor.is_floating_point() and storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+        model.base_model(**inputs, use_cache=False)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def test_activations_are_those_that_a_forward_keeps():
+    """The difference of two depths: what is kept once, not by every layer, falls out."""
+    rows, prompt, completion, group = 8, 40, 32, 4
+    prompts = torch.randint(1, 50, (rows // group, prompt)).repeat_interleave(group, 0)
+    input_ids = torch.cat([prompts, torch.randint(1, 50, (rows, completion))], 1)
+    found, expected = [], []
+    for layers in (1, 3):
+        shape = Shape(layers, 128, 512, 4, 4, 50)
+        model = make_model(shape)
+        install(model)
+        inputs = pack(input_ids, torch.ones_like(input_ids), completion).model_inputs()
+        del inputs["shift_labels"]
+        found.append(kept_bytes(model, inputs))
+        weights_in_half = 2 * (count_parameters(shape) - 50 * 128)  # autocast keeps these once for all forwards
+        expected.append(activation_bytes(Work(shape, 0, prompt, completion, group), rows) + weights_in_half)
+    assert expected[1] - expected[0] == pytest.approx(found[1] - found[0], rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("steps_per_generation", "largest", "smallest"),
+    [(16, (64, 1, 1), (1, 64, 64)), (32, (64, 1, 2), (1, 64, 128)), (4, (16, 4, 1), (1, 64, 16))],
+    ids=["a generation an update", "two updates a generation", "four generations an update"],
+)
+def test_splits_keep_the_updates_of_a_generation(steps_per_generation, largest, smallest):
+    splits = find_splits(64, 16, steps_per_generation)
+    assert (splits[0], splits[-1]) == (largest, smallest)
+    assert (4, 16, steps_per_generation) in splits  # the published one
+    assert all(rows * accumulation == 64 for rows, accumulation, _ in splits)
+    assert {steps / accumulation for _, accumulation, steps in splits} == {steps_per_generation / 16}
+
+
+def test_the_split_is_the_largest_that_fits():
+    shape = SHAPES["Qwen2.5-1.5B"]
+    work = Work(shape, count_parameters(shape), prompt=256, completion=128, group=4)
+    splits = find_splits(64, 16, 16)
+    chosen = []
+    for size in range(10, 150, 5):
+        split = choose_split(splits, work, size * 1e9)
+        chosen.append(split[0])
+        larger = splits[: splits.index(split)]
+        assert all(peak_bytes(work, rows, parts) > SHARE * size * 1e9 for rows, parts, _ in larger)
+        assert split == splits[-1] or peak_bytes(work, *split[:2]) <= SHARE * size * 1e9
+    assert chosen == sorted(chosen)
+    assert (chosen[0], chosen[-1]) == (1, 64)
+
+
+def test_an_adapter_and_checkpointing_need_less():
+    shape = SHAPES["Qwen2.5-0.5B"]
+    lengths = {"prompt": 100, "completion": 128, "group": 4}
+    full = Work(shape, count_parameters(shape), **lengths)
+    adapter = Work(shape, count_parameters(shape), **lengths, trained_share=0)
+    checkpointed = Work(shape, count_parameters(shape), **lengths, is_checkpointed=True)
+    assert peak_bytes(full, 4, 16) - peak_bytes(adapter, 4, 16) == 12 * full.parameters
+    assert activation_bytes(checkpointed, 64) < 0.1 * activation_bytes(full, 64)

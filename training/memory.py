@@ -1,0 +1,123 @@
+"""How many rows one forward of training takes on a card: arithmetic on shapes, checked against measured peaks.
+
+For the experiments of Probability Smoothing Policy Optimisation (arXiv 2509.21282). The published scripts split the 64
+sequences of a step into 16 micro-batches of 4, which fits their cards; a card with more memory is faster with fewer and
+larger ones. The split is how a step is computed, not which step: the same sequences, the same loss up to rounding.
+
+    python -m training.memory     # the split and the peak for the paper's models on cards of 24 to 141 GB
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+SHARE = 0.9  # of the free memory: the allocator cannot use all of it
+HEAD_TILE = 4096 * 32768 * 2  # bytes: TRL projects that many tokens on that much of the vocabulary, in half precision
+
+
+class Shape(NamedTuple):
+    """Of a decoder with gated MLPs, as Qwen2's."""
+
+    layers: int
+    hidden: int
+    inner: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+
+
+# Qwen2.5 technical report, arXiv 2412.15115, table 1, and the models' config.json; all tie the embeddings.
+SHAPES = {
+    "Qwen2.5-0.5B": Shape(24, 896, 4864, 14, 2, 151936),
+    "Qwen2.5-1.5B": Shape(28, 1536, 8960, 12, 2, 151936),
+    "Qwen2.5-3B": Shape(36, 2048, 11008, 16, 2, 151936),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step holds in memory: a model, and sequences of `group` completions a prompt."""
+
+    shape: Shape
+    parameters: int
+    prompt: int  # tokens of the longest
+    completion: int
+    group: int
+    trained_share: float = 1.0  # of the parameters: an adapter's is near 0
+    is_checkpointed: bool = False
+
+
+def count_parameters(shape):
+    """Of a Qwen2 of this shape with tied embeddings, without its biases and norms, a thousandth of all."""
+    kv_width = shape.hidden // shape.heads * shape.kv_heads
+    attention = 2 * shape.hidden * (shape.hidden + kv_width)
+    return shape.vocabulary * shape.hidden + shape.layers * (attention + 3 * shape.hidden * shape.inner)
+
+
+def activation_bytes(work, rows):
+    """What a forward of `rows` keeps for its backward under half precision autocast, each prompt read once.
+
+    A layer keeps of each token: twice a residual (4 bytes), its norm (4) and the norm's half precision copy (2);
+    queries before and after the rotary embedding, in the grid and the attention's output (2 bytes each, 8 in all);
+    four times the width of the MLP (2 each). For each row it keeps the keys and values that the row sees (2 bytes each,
+    one for every query head).
+    """
+    shape = work.shape
+    tokens = rows * work.completion + -(-rows // work.group) * work.prompt
+    of_token = 28 * shape.hidden + 8 * shape.inner
+    of_layer = tokens * of_token + 4 * rows * (work.prompt + work.completion) * shape.hidden
+    if work.is_checkpointed:  # a layer's input, and all of the one that is computed again
+        return shape.layers * 4 * tokens * shape.hidden + of_layer
+    return shape.layers * of_layer
+
+
+def peak_bytes(work, rows, accumulation):
+    """The peak of a training step: fp32 weights with AdamW's moments, half precision copies, gradients, activations.
+
+    With one micro-batch there are no gradients yet when the activations are all there.
+    """
+    trained = work.parameters * work.trained_share
+    standing = 4 * work.parameters + 2 * work.parameters + 8 * trained
+    head = HEAD_TILE + 4 * work.shape.vocabulary * work.shape.hidden
+    forward = activation_bytes(work, rows) + head
+    gradients = 4 * trained
+    return int(standing + (gradients + forward if accumulation > 1 else max(gradients, forward)))
+
+
+def find_splits(sequences, published_accumulation, steps_per_generation):
+    """[(rows, accumulation, steps per generation)] that `sequences` of an update can be split into, the largest first.
+
+    A generation stays as many updates as it is now: steps_per_generation / published_accumulation of them.
+    """
+    splits = []
+    for accumulation in range(1, sequences + 1):
+        steps, rest = divmod(steps_per_generation * accumulation, published_accumulation)
+        if sequences % accumulation == 0 and steps and not rest:
+            splits.append((sequences // accumulation, accumulation, steps))
+    return splits
+
+
+def choose_split(splits, work, free_bytes):
+    """The first of find_splits whose peak fits SHARE of the free memory, the last one where none does."""
+    for split in splits:
+        rows, accumulation, _ = split
+        if peak_bytes(work, rows, accumulation) <= SHARE * free_bytes:
+            return split
+    return splits[-1]
+
+
+def main():
+    prompt, completion, group = 256, 128, 4  # GSM8K's longest prompts in Qwen's tokens, the published lengths
+    print(f"{'':14}" + "".join(f"{size:>18} GB" for size in (24, 40, 80, 141)))
+    for name, shape in SHAPES.items():
+        work = Work(shape, count_parameters(shape), prompt, completion, group)
+        cells = []
+        for size in (24, 40, 80, 141):
+            rows, accumulation, _ = choose_split(find_splits(64, 16, 16), work, size * 1e9)
+            peak = peak_bytes(work, rows, accumulation) / 1e9
+            fits = f"{rows} x {accumulation} ({peak:.0f} GB)" if peak <= SHARE * size else f"no ({peak:.0f} GB)"
+            cells.append(f"{fits:>21}")
+        print(f"{name:14}{''.join(cells)}")
+
+
+if __name__ == "__main__":
+    main()
