@@ -32,7 +32,7 @@ from common import files
 from common.datasets import build_prompt, find_dataset, load_training_split
 from common.files import BadInput, get_cache_dir, go_offline, hash_value, run_script
 from common.models import check_weights, find_model, get_eos_token_ids, is_demo, load_model, load_tokenizer
-from common.record import make_record, validation_at, write_record
+from common.record import make_record, read_record, validation_at, write_record
 from common.runs import EXIT_SAVED, LOG_FILE, open_run, read_log, step_of
 from maths_rewards import REWARDS
 from training.hyperparameters import check_names, print_config, read_recipe, resolve_config
@@ -252,6 +252,15 @@ class SamplerChoice:
         return self
 
 
+def find_sharding(config):
+    """What spreads a model over processes, "FSDP" or "DeepSpeed"; None if nothing does."""
+    if config.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        return "FSDP"
+    if config.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        return "DeepSpeed"
+    return None
+
+
 def choose_sampler(plan):
     """The SamplerChoice of a run. Raises BadInput where --sampler own cannot do what is asked."""
     args, config = plan.command.args, plan.config
@@ -261,10 +270,10 @@ def choose_sampler(plan):
     obstacles = {f"--{name}": getattr(config, name) != fields[name].default for name in TRL_SAMPLES}
     obstacles |= {
         "--use_transformers_continuous_batching": config.use_transformers_continuous_batching,
-        "FSDP": bool(config.fsdp) or os.environ.get("ACCELERATE_USE_FSDP") == "true",
-        "DeepSpeed": bool(config.deepspeed) or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true",
         "--attn_implementation": plan.model_config.attn_implementation not in (None, "sdpa", "eager"),
     }
+    if sharding := find_sharding(config):
+        obstacles[sharding] = True
     found = ", ".join(name for name, there in obstacles.items() if there)
     if args.sampler == "own" and found:
         raise BadInput(f"--sampler own cannot do {found}: leave it out, or use --sampler trl")
@@ -311,9 +320,12 @@ def make_trainer(plan, sampler, model, tokenizer, data, settle=None):
 def train(trainer, watcher, checkpoint):
     """Run the loop; a full disk or a failed write stops it with one line. Returns whether it came to its end."""
     from safetensors import SafetensorError
+    from torch import OutOfMemoryError
 
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except OutOfMemoryError:
+        start_again_with_fewer_rows(trainer.args, watcher)
     except (OSError, SafetensorError, RuntimeError) as error:
         full = any(word in str(error) for word in ("PytorchStreamWriter", "inline_container"))  # torch.save's words
         if isinstance(error, RuntimeError) and not full:
@@ -360,6 +372,7 @@ def run_training(plan, model_path):
         check_room(path, model_path, (config.save_total_limit or 1) + 1)
     hashes = {part: f"{len(rows)} rows, {hash_value(rows.to_list())[:16]}" for part, rows in data.items()}
     choice = choose_sampler(plan)
+    fit_to_memory(plan, model_path, tokenizer, data)
     fresh = make_record(plan.command, plan.values, processes.num_processes, model_path, hashes)
     with open_run(path, fresh, args, processes) as run:
         if run.record.outcome.status == "finished":
@@ -378,6 +391,60 @@ def run_training(plan, model_path):
         if choice.sampler:
             say(config, f"prompts: {trainer.describe_prompts()}")
         return finish_training(plan, trainer, run)
+
+
+def fit_to_memory(plan, model_path, tokenizer, data):
+    """Split the sequences of an update into as few micro-batches as a card's memory takes, unless somebody said how.
+
+    A run that is continued keeps to the split in its record. Raises nothing: what is too large is halved in training.
+    """
+    from training.memory import (
+        SPLIT,
+        choose_split,
+        describe_work,
+        find_splits,
+        get_split,
+        measure_free_bytes,
+        set_split,
+    )
+
+    config, values = plan.config, plan.values
+    is_said = any(values.get(name, ("", ""))[1] in ("flag", "recipe") for name in SPLIT)
+    if config.use_cpu or is_said or find_sharding(config):
+        return
+    sequences = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    splits = find_splits(sequences, *get_split(config)[1:])
+    record = None if plan.command.args.overwrite else read_record(Path(config.output_dir))
+    kept = [split for split in splits if record and split[0] == record.computed.get(SPLIT[0])]
+    work = describe_work(config, plan.model_config, model_path, tokenizer, data["train"])
+    if not kept and work is None:
+        return
+    split = kept[0] if kept else choose_split(splits, work, measure_free_bytes(config))
+    set_split(config, split)
+    values.update({name: (getattr(config, name), "machine") for name in SPLIT if name in values})
+    why = "as the run began" if kept else "as the memory allows"
+    say(config, f"micro-batches: {split[1]} of {split[0]} rows, {why}")
+
+
+def start_again_with_fewer_rows(config, watcher):
+    """The card ran out of memory: the same command again, with half the rows in a forward, from the last checkpoint.
+
+    A process of its own has the card's memory to itself. Raises SystemExit where the number of rows is not ours to
+    change, or other processes wait for this one.
+    """
+    from training.memory import SPLIT, halve_rows
+
+    record, rows = watcher.record, config.per_device_train_batch_size
+    half = halve_rows(config, record.computed)
+    if half is None or record.said.get(SPLIT[0]) != "machine" or config.distributed_state.num_processes > 1:
+        way_out = f"--{SPLIT[0]} {half[0]} --{SPLIT[1]} {half[1]}" if half else "--gradient_checkpointing True"
+        raise SystemExit(
+            f"out of memory with {rows} rows in a forward; the last checkpoint in {watcher.path} is intact, and the "
+            f"same command with {way_out} --accept_changes goes on from it"
+        )
+    watcher.write_record("running")
+    print(f"out of memory with {rows} rows in a forward: going on with {half[0]} from the last checkpoint", flush=True)
+    os.execv(sys.executable, [sys.executable, *sys.argv])
 
 
 def say(config, *lines):

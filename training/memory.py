@@ -10,6 +10,11 @@ larger ones. The split is how a step is computed, not which step: the same seque
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
+from accelerate.utils import gather_object
+
+from common.models import fp32_bytes, load_config
+
 SHARE = 0.9  # of the free memory: the allocator cannot use all of it
 HEAD_TILE = 4096 * 32768 * 2  # bytes: TRL projects that many tokens on that much of the vocabulary, in half precision
 
@@ -103,6 +108,64 @@ def choose_split(splits, work, free_bytes):
         if peak_bytes(work, rows, accumulation) <= SHARE * free_bytes:
             return split
     return splits[-1]
+
+
+# ---- of a run
+
+SPLIT = ("per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation")
+
+
+def get_split(config):
+    """(rows, accumulation, steps per generation) of a GRPOConfig; a step is a generation in an SFTConfig."""
+    rows, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
+    return rows, accumulation, getattr(config, "steps_per_generation", accumulation)
+
+
+def set_split(config, split):
+    """Put a split into a GRPOConfig or SFTConfig."""
+    for name, value in zip(SPLIT, split, strict=True):
+        if hasattr(config, name):
+            setattr(config, name, value)
+
+
+def describe_work(config, model_config, model_path, tokenizer, data):
+    """The Work of a run, None for a model whose configuration has no such shape."""
+    model, _ = load_config(model_path)
+    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+    if not all(hasattr(model, name) for name in names):
+        return None
+    layers, hidden, inner, heads, vocabulary = (getattr(model, name) for name in names)
+    shape = Shape(layers, hidden, inner, heads, getattr(model, "num_key_value_heads", heads), vocabulary)
+
+    def count_tokens(column):
+        longest = max(data[column], key=lambda messages: sum(len(message["content"]) for message in messages))
+        return len(tokenizer.apply_chat_template(longest)["input_ids"])
+
+    is_grpo = hasattr(config, "max_completion_length")
+    return Work(
+        shape,
+        fp32_bytes(model_path) // 4,
+        count_tokens("prompt"),
+        config.max_completion_length if is_grpo else count_tokens("completion"),
+        config.num_generations if is_grpo and model_config.attn_implementation in (None, "sdpa") else 1,
+        trained_share=0.0 if model_config.use_peft else 1.0,
+        is_checkpointed=config.gradient_checkpointing,
+    )
+
+
+def measure_free_bytes(config):
+    """Free memory of the card, of all processes' cards the least."""
+    return min(gather_object([torch.cuda.mem_get_info(config.device)[0]]))
+
+
+def halve_rows(config, values):
+    """Half the rows in twice the micro-batches, put into `values` {field: value}; None if that is impossible."""
+    rows, accumulation, per_generation = get_split(config)
+    if rows % 2:
+        return None
+    split = (rows // 2, 2 * accumulation, 2 * per_generation)
+    values.update({name: value for name, value in zip(SPLIT, split, strict=True) if hasattr(config, name)})
+    return split
 
 
 def main():

@@ -206,15 +206,16 @@ class _FromGrids(torch.autograd.Function):
         return gradient.index_select(0, ctx.packed.cells).index_fill_(0, ctx.packed.empty_cells, 0), None
 
 
-def attend(module, query, key, value, attention_mask, scaling=None, dropout=0.0, packed=None, **kwargs):
-    """transformers' SDPA attention, and where there is a Packed the attention of its row.
+def attend(module, query, key, value, attention_mask, scaling=None, **options):
+    """transformers' SDPA attention, and where there is a Packed among the options the attention of its row.
 
     query: [1, heads, tokens, head size]; key and value: [1, key/value heads, tokens, head size].
     Returns [1, tokens, heads, head size], None.
     """
+    packed = options.pop("packed", None)
     if packed is None:
-        options = {"scaling": scaling, "dropout": dropout, **kwargs}
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+    dropout = options.get("dropout", 0.0)
     heads, count, size = query.shape[1:]
     tokens = (states.transpose(1, 2).reshape(count, -1) for states in (query, key, value))
     grids = [_ToGrids.apply(states, packed).unflatten(1, (-1, size)) for states in tokens]

@@ -1,18 +1,29 @@
 """training/memory.py against what was measured on a card, and against the tensors that a forward really keeps."""
 
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+import maths_finetuning
+from common.models import load_tokenizer
+from common.record import make_record, write_record
+from training import memory
 from training.memory import (
     SHAPES,
     SHARE,
+    SPLIT,
     Shape,
     Work,
     activation_bytes,
     choose_split,
     count_parameters,
     find_splits,
+    get_split,
     peak_bytes,
 )
 from training.shared_prompts import install, pack
@@ -117,3 +128,72 @@ def test_an_adapter_and_checkpointing_need_less():
     checkpointed = Work(shape, count_parameters(shape), **lengths, is_checkpointed=True)
     assert peak_bytes(full, 4, 16) - peak_bytes(adapter, 4, 16) == 12 * full.parameters
     assert activation_bytes(checkpointed, 64) < 0.1 * activation_bytes(full, 64)
+
+
+# ---- of a run
+
+DEMO = Path(__file__).resolve().parents[2] / "demo" / "model"
+
+
+@pytest.fixture
+def fit(tmp_path, monkeypatch):
+    """fit(free bytes, *flags) -> the Plan of a run of the demo on a card with so much memory."""
+
+    def fit_one(free_bytes, *flags):
+        argv = ["--model", "demo", "--trust_region_method", "pspo", "--output_root", str(tmp_path), *flags]
+        plan = maths_finetuning.resolve(maths_finetuning.parse(argv))
+        plan.config.use_cpu = False  # no card is touched: its memory is what the test says
+        monkeypatch.setattr(memory, "measure_free_bytes", lambda config: free_bytes)
+        data = maths_finetuning.load_training_data(plan.command, 0)
+        maths_finetuning.fit_to_memory(plan, DEMO, load_tokenizer([DEMO]), data)
+        return plan
+
+    return fit_one
+
+
+def test_a_run_is_split_as_the_memory_allows_and_its_record_says_so(fit, capsys):
+    plan = fit(1e12)
+    assert get_split(plan.config) == (128, 1, 1)
+    assert [plan.values[name] for name in SPLIT] == [(128, "machine"), (1, "machine"), (1, "machine")]
+    assert plan.config.generation_batch_size == 128
+    assert maths_finetuning.cycle_steps(plan.config) == 2
+    assert capsys.readouterr().out == "micro-batches: 1 of 128 rows, as the memory allows\n"
+    assert get_split(fit(0).config) == (1, 128, 128)
+
+
+@pytest.mark.parametrize("flag", ["--per_device_train_batch_size=32", "--gradient_accumulation_steps=4"])
+def test_what_somebody_said_is_left_alone(fit, flag):
+    plan = fit(1e12, flag)
+    assert flag.removeprefix("--") in [f"{name}={getattr(plan.config, name)}" for name in SPLIT]
+    assert "machine" not in [plan.values[name][1] for name in SPLIT]
+
+
+def test_a_continued_run_keeps_its_split(fit):
+    path = Path(fit(1e12).config.output_dir)
+    plan = fit(1e12)
+    record = make_record(plan.command, plan.values, 1, DEMO, {})
+    record.computed.update(zip(SPLIT, (32, 4, 4), strict=True))
+    path.mkdir(parents=True)
+    write_record(path, record)
+    assert get_split(fit(1e12).config) == (32, 4, 4)
+    assert get_split(fit(1e12, "--overwrite").config) == (128, 1, 1)
+
+
+def test_out_of_memory_goes_on_with_half_the_rows(fit, monkeypatch, capsys):
+    plan = fit(1e12)
+    record = make_record(plan.command, plan.values, 1, DEMO, {})
+    started, written = [], []
+    watcher = SimpleNamespace(record=record, path="runs/x", write_record=written.append)
+    monkeypatch.setattr(os, "execv", lambda *argv: started.append(argv))
+    maths_finetuning.start_again_with_fewer_rows(plan.config, watcher)
+    assert [record.computed[name] for name in SPLIT] == [64, 2, 2]
+    assert written == ["running"]
+    assert started == [(sys.executable, [sys.executable, *sys.argv])]
+    assert "going on with 64 from the last checkpoint" in capsys.readouterr().out
+
+
+def test_out_of_memory_with_rows_that_somebody_said_stops_with_the_way_out(fit):
+    plan = fit(1e12, "--per_device_train_batch_size=64", "--gradient_accumulation_steps=2")
+    watcher = SimpleNamespace(record=make_record(plan.command, plan.values, 1, DEMO, {}), path="runs/x")
+    with pytest.raises(SystemExit, match="--per_device_train_batch_size 32 --gradient_accumulation_steps 4"):
+        maths_finetuning.start_again_with_fewer_rows(plan.config, watcher)
