@@ -57,6 +57,7 @@ from evaluation.rows import (
     regrade,
     to_lines,
 )
+from evaluation.selection import check_selection, parse_selection, write_selection
 from evaluation.settings import Settings, compare_to_add, read_settings, write_settings
 from evaluation.summary import (
     SUMMARY_FILE,
@@ -401,9 +402,14 @@ def parse_args(argv=None):
     parser.add_argument("--accept_changes", action="store_true", help="add to results of other versions or devices")
     parser.add_argument("--cache_dir", help="default: $GRPSPO_CACHE, else ./cached_files")
     parser.add_argument("--regrade", action="store_true", help="grade the stored completions again; generates nothing")
+    text = "then write FILE.jsonl to train on: the problems with a share of right samples from LOW to HIGH"
+    parser.add_argument("--write_between", nargs=3, metavar=("LOW", "HIGH", "FILE"), help=text)
     args = parser.parse_args(argv)
     for name in args.datasets or ():
         find_dataset(name)
+    if args.write_between:
+        args.write_between = parse_selection(args.write_between)
+        check_selection(args.datasets, args.temperatures, args.samples_per_prompt)
     limits = {"samples_per_prompt": MAX_SAMPLES, "max_new_tokens": None, "limit": None, "batch_size": None}
     for name, most in limits.items():
         if (value := getattr(args, name)) is not None and not 1 <= value <= (most or value):
@@ -438,6 +444,10 @@ def main():
             note_complete(evaluation)
         datasets = write_results(evaluation)
     print_results(datasets, evaluation)
+    if args.write_between:
+        [(name, problems)] = evaluation.problems.items()
+        asked = {i: problems[i] for i in evaluation.chosen(name)}
+        write_selection(args.write_between, evaluation.results[name], asked, args.temperatures[0])
     return 0
 
 

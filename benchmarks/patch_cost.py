@@ -1,11 +1,12 @@
-"""What the patches cost: step time of patched clip over the TRL release, and of pspo over patched clip.
+"""What the patches cost: step time of patched clip over the TRL release, and of pspo and m2po over patched clip.
 
-Three trainers (release, clip, pspo) of equal models take their optimisation steps (forward, loss, metrics, backward,
-AdamW) in turns, in an order drawn anew each round, on the same completions. The ratio of the times is taken within a
-round, so what slows the machine for longer than a round cancels. Generation is the same code for all and left out,
-which makes the ratios larger than those of whole training steps. The release's trainer is the patched file with the
-patch taken back, loaded beside it. A part of cpu.py and gpu.py (Probability Smoothing Policy Optimisation, arXiv
-2509.21282).
+Patched clip has the diagnostics of every method and nothing else that is new; m2po, which sorts the tokens of an
+update, is the dearest method. Four trainers (release, clip, pspo, m2po) of equal models take their optimisation steps
+(forward, loss, metrics, backward, AdamW) in turns, in an order drawn anew each round, on the same completions. The
+ratio of the times is taken within a round, so what slows the machine for longer than a round cancels. Generation is
+the same code for all and left out, which makes the ratios larger than those of whole training steps. The release's
+trainer is the patched file with the patch taken back, loaded beside it. A part of cpu.py and gpu.py (Probability
+Smoothing Policy Optimisation, arXiv 2509.21282).
 """
 
 import importlib.util
@@ -21,7 +22,7 @@ from benchmarks.common import divide, make_row, timed
 
 VOCABULARY = 600
 PROMPT_LENGTH, COMPLETION_LENGTH = 48, 80  # tokens, about those of the demo's problems
-PAIRS = (("clip", "release"), ("pspo", "clip"))
+PAIRS = (("clip", "release"), ("pspo", "clip"), ("m2po", "clip"))
 
 
 def load_release_trainer():
@@ -127,6 +128,7 @@ def measure(options):
         "release": make_trainer(load_release_trainer(), "clip", device, size, batch_size),
         "clip": make_trainer(GRPOTrainer, "clip", device, size, batch_size),
         "pspo": make_trainer(GRPOTrainer, "pspo", device, size, batch_size),
+        "m2po": make_trainer(GRPOTrainer, "m2po", device, size, batch_size, trust_region_delta=0.04),
     }
     for trainer in trainers.values():
         trainer._buffered_inputs = [make_batch(batch_size, trainer.accelerator.device)]
