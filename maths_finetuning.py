@@ -410,7 +410,8 @@ def fit_to_memory(plan, model_path, tokenizer, data):
 
     config, values = plan.config, plan.values
     is_said = any(values.get(name, ("", ""))[1] in ("flag", "recipe") for name in SPLIT)
-    if config.use_cpu or is_said or find_sharding(config):
+    is_whole = plan.command.args.trust_region_method == "m2po"  # looks at all tokens of an update in one micro-batch
+    if config.use_cpu or is_said or is_whole or find_sharding(config):
         return
     sequences = config.per_device_train_batch_size * config.gradient_accumulation_steps
     splits = find_splits(sequences, *get_split(config)[1:])

@@ -168,6 +168,10 @@ def test_what_somebody_said_is_left_alone(fit, flag):
     assert "machine" not in [plan.values[name][1] for name in SPLIT]
 
 
+def test_the_update_of_m2po_stays_one_micro_batch_however_little_memory_there_is(fit):
+    assert get_split(fit(0, "--trust_region_method=m2po").config) == (128, 1, 1)
+
+
 def test_a_continued_run_keeps_its_split(fit):
     path = Path(fit(1e12).config.output_dir)
     plan = fit(1e12)
