@@ -39,6 +39,7 @@ from common.files import (
     run_script,
 )
 from common.models import choose_precision, find_model_dirs, get_eos_token_ids, load_config, load_tokenizer
+from common.progress import open_bar
 from common.record import read_record
 from evaluation.engines import (
     choose_backend,
@@ -321,12 +322,10 @@ def generate_missing(evaluation):
 
 
 def answer_all(evaluation, answer, decode, tasks):
-    """Generate, grade and store the missing rows of every task, with a progress bar."""
-    from tqdm import tqdm
-
+    """Generate, grade and store the missing rows of every task, and say how far it is."""
     total = sum(len(samples) for task in tasks for samples in task.missing.values())
     description = f"{evaluation.settings.batch_size} rows at a time"
-    with tqdm(total=total, unit="completion", desc=description, disable=None) as bar:
+    with open_bar(total, "completion", description) as bar:
         for task in tasks:
             bar.set_postfix_str(f"{task.name} at {task.temperature:g}")
             path = evaluation.out / f"{task.name}.jsonl"

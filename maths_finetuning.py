@@ -17,7 +17,6 @@ The same command again continues the run, or says that it is finished. SIGTERM a
 current generation cycle and exit with code 75 ("saved, not finished"); a later signal exits at once.
 """
 
-import math
 import os
 import sys
 import warnings
@@ -35,7 +34,15 @@ from common.models import check_weights, find_model, get_eos_token_ids, is_demo,
 from common.record import make_record, read_record, validation_at, write_record
 from common.runs import EXIT_SAVED, LOG_FILE, open_run, read_log, step_of
 from maths_rewards import REWARDS
+from training.continuing import check_can_continue
 from training.hyperparameters import check_names, print_config, read_recipe, resolve_config
+from training.schedule import (
+    checkpoints_kept,
+    cycle_steps,
+    micro_batches_an_epoch,
+    planned_steps,
+    steps_an_epoch,
+)
 from training.trackers import check_trackers, name_curve
 
 # With one of these away from its default only TRL can sample.
@@ -149,6 +156,7 @@ def check_config(plan):
         raise BadInput("no steps to train: give --max_steps or --num_train_epochs")
     if config.per_device_train_batch_size < 1 or config.gradient_accumulation_steps < 1:
         raise BadInput("per_device_train_batch_size and gradient_accumulation_steps must be at least 1")
+    check_can_continue(config)
 
 
 # ---- data
@@ -173,14 +181,6 @@ def load_training_data(command, seed):
 # ---- what will happen
 
 
-def cycle_steps(config):
-    """Optimiser steps after which generation and optimisation are both at a boundary: lcm(G, S mu) / G."""
-    if not hasattr(config, "num_iterations"):
-        return 1
-    accumulation = config.gradient_accumulation_steps
-    return math.lcm(accumulation, config.steps_per_generation * config.num_iterations) // accumulation
-
-
 def is_inert(config):
     """Whether every ratio is exactly 1, so that no trust region can act: TRL then skips the old log-probabilities."""
     corrected = config.use_vllm and config.vllm_importance_sampling_correction
@@ -194,14 +194,17 @@ def describe(config, weights, rows, processes):
     dtype = "bf16 autocast" if config.bf16 else "fp16 autocast" if config.fp16 else "no autocast"
     device = "cpu" if config.use_cpu else "cuda"
     lines = [f"precision: {weights} weights, {dtype}", f"device: {device}, {processes} process{'es' * (processes > 1)}"]
+    epoch = steps_an_epoch(config, rows, processes)
     if not hasattr(config, "trust_region_method"):
-        steps = math.ceil(rows / batch)  # the last one takes what is left
-        return [f"supervised: {min(rows, batch)} rows a step, {steps} step{'s' * (steps > 1)} an epoch", *lines]
+        return [f"supervised: {min(rows, batch)} rows a step, {epoch} step{'s' * (epoch > 1)} an epoch", *lines]
     cycle, completions = cycle_steps(config), config.generation_batch_size
     prompts = completions // config.num_generations
     generations = cycle * config.gradient_accumulation_steps // (config.steps_per_generation * config.num_iterations)
-    epoch = math.ceil(rows // prompts * cycle / generations)
     acts = INERT if is_inert(config) else "can bind: a generation is used for more than one update"
+    left = micro_batches_an_epoch(config, rows, processes) % config.gradient_accumulation_steps
+    if left and planned_steps(config, rows, processes) > epoch:
+        taken = f"{left} of {config.gradient_accumulation_steps} micro-batches"
+        lines.append(f"the last step of an epoch has {taken}: saving and validation then wait for the end of a cycle")
     return [
         f"trust region: {config.trust_region_method} {acts}",
         f"cycle: {cycle} step{'s' * (cycle > 1)} for {completions * generations} completions of "
@@ -213,11 +216,11 @@ def describe(config, weights, rows, processes):
 def check_plan(config, rows):
     """Raises BadInput where the data and the schedule do not fit."""
     cycle = cycle_steps(config)
-    for name in ("save_steps", "eval_steps") if config.eval_strategy != "no" else ("save_steps",):
+    for name, strategy in (("save_steps", config.save_strategy), ("eval_steps", config.eval_strategy)):
         steps = getattr(config, name)
-        if steps and steps % cycle:
+        if strategy == "steps" and steps and steps % cycle:
             raise BadInput(f"{name} {steps} is not a multiple of the generation cycle of {cycle} steps")
-    if config.save_steps % config.logging_steps:
+    if config.save_strategy == "steps" and config.save_steps % config.logging_steps:
         raise BadInput(f"save_steps {config.save_steps} is not a multiple of logging_steps {config.logging_steps:g}")
     if hasattr(config, "num_generations") and rows * config.num_generations < config.generation_batch_size:
         prompts = config.generation_batch_size // config.num_generations
@@ -339,7 +342,7 @@ def main(argv=None):
     command = parse(sys.argv[1:] if argv is None else argv)
     go_offline()
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func is experimental; TRL is pinned
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # TRL's own use of old names
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl")  # their own use of old names
     if command.args.print_config:
         print_config(resolve(command).values)
         return 0
@@ -369,7 +372,7 @@ def run_training(plan, model_path):
     check_plan(config, len(data["train"]))
     path = Path(config.output_dir)
     if not plan.model_config.use_peft:
-        check_room(path, model_path, (config.save_total_limit or 1) + 1)
+        check_room(path, model_path, checkpoints_kept(config, len(data["train"]), processes.num_processes) + 1)
     hashes = {part: f"{len(rows)} rows, {hash_value(rows.to_list())[:16]}" for part, rows in data.items()}
     choice = choose_sampler(plan)
     fit_to_memory(plan, model_path, tokenizer, data)

@@ -43,7 +43,7 @@ import yaml
 
 import maths_evaluations
 import maths_finetuning
-from common.datasets import find_dataset
+from common.datasets import find_dataset, load_training_split
 from common.files import (
     ROOT,
     BadInput,
@@ -64,6 +64,7 @@ from evaluation.summary import SUMMARY_FILE
 from slurm import queue as slurm_queue
 from slurm.preflight import Needs, check_cluster, check_data, check_machine
 from training.hyperparameters import read_field_names
+from training.schedule import checkpoints_kept, keeps_every_checkpoint
 
 GRID_KEYS = ("axes", "cells", "train", "evaluate", "output_root")
 NAMING = ("model", "method", "seed")  # what every cell has, and what its directory is named by
@@ -241,12 +242,16 @@ def make_needs(cell, plan, evaluation, cache_dir):
     """The Needs of a cell with this Plan of its training and these arguments of its evaluation."""
     trained_on = plan.command.dataset
     names = evaluation.datasets or maths_evaluations.default_datasets(trained_on)
+    cache_dir = get_cache_dir(plan.command.args.cache_dir or cache_dir)
+    rows = None
+    if keeps_every_checkpoint(plan.config):  # so many as the rows give steps
+        rows = len(load_training_split(trained_on, plan.config.seed, cache_dir)[0])
     return Needs(
         run_dir=cell.run_dir,
         model=plan.command.args.model,
-        cache_dir=get_cache_dir(plan.command.args.cache_dir or cache_dir),
+        cache_dir=cache_dir,
         data=[(trained_on, "train"), *((name, find_dataset(name)[1].eval_split) for name in names)],
-        checkpoints=plan.config.save_total_limit or 2,
+        checkpoints=checkpoints_kept(plan.config, rows),
         adapter=plan.model_config.use_peft,
     )
 

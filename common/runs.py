@@ -172,8 +172,7 @@ def rewind(path):
         state = "the last step's, and the run is not finished" if is_intact(checkpoint) else "incomplete or damaged"
         print(f"{checkpoint} is {state}: it is deleted and trained again")
         shutil.rmtree(checkpoint)
-    step = step_of(kept) if kept else 0
-    rows = [row for row in read_log(path / LOG_FILE) if row["step"] <= step]
+    rows = [row for row in read_log(path / LOG_FILE) if kept and row["step"] <= step_of(kept)]
     write_text(path / LOG_FILE, "".join(json.dumps(row) + "\n" for row in rows))
 
 

@@ -10,6 +10,7 @@ a model and method. Its values are those of the published scripts of Probability
 
 import argparse
 import re
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -192,7 +193,9 @@ def resolve_config(command):
         raise BadInput(f"{args.model} has no row in the table of published values: give --learning_rate")
     unknown = parser.set_defaults_with_config(**{k: v for layer in layers.values() for k, v in layer.items()})
     try:
-        config, model_config, more = parser.parse_args_into_dataclasses(rest, return_remaining_strings=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of old names of options, which TRL itself uses
+            config, model_config, more = parser.parse_args_into_dataclasses(rest, return_remaining_strings=True)
     except (argparse.ArgumentError, ValueError, ImportError) as error:  # the last two: TRL's and transformers' own
         raise BadInput(f"configuration: {error}{LIST_THEM}") from None
     if unknown or more:

@@ -8,12 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from producers import run_record
+from stops import KILL, SIGNAL, Stop, add_stop
 
 import maths_finetuning
 from common import runs
@@ -33,8 +34,10 @@ TIMES = ("step_time", "eval_runtime", "eval_samples_per_second", "eval_steps_per
 # ---- running it
 
 
-def _child(argv, log):
-    """Run maths_finetuning.main in a forked process with its output in a file."""
+def _child(argv, log, stop=None):
+    """Run maths_finetuning.main in a forked process, cut off by a Stop, with its output in a file."""
+    if stop:
+        maths_finetuning.make_trainer = add_stop(maths_finetuning.make_trainer, replace(stop, own_process=True))
     with open(log, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -50,16 +53,25 @@ def _child(argv, log):
 
 @pytest.fixture(scope="session")
 def start():
-    """start(argv, log) -> a process that has TRL imported already, so that a run costs seconds."""
+    """start(argv, log, stop=None) -> a process that has TRL imported already, so that a run costs seconds."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "trl.trainer.grpo_trainer", "trl.trainer.sft_trainer", "maths_finetuning"])
 
-    def start_one(argv, log):
-        process = context.Process(target=_child, args=(argv, str(log)))
+    def start_one(argv, log, stop=None):
+        process = context.Process(target=_child, args=(argv, str(log), stop))
         process.start()
         return process
 
     return start_one
+
+
+AFTER_STEP_4 = Stop("on_step_begin", 5, KILL)  # its checkpoint is sealed by then
+
+
+def killed(process):
+    """Wait for the end of a process that its Stop kills."""
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 @pytest.fixture
@@ -70,7 +82,7 @@ def run(start, tmp_path):
         log = tmp_path / "log"
         argv = ["--model", model, "--trust_region_method", method, "--output_root", tmp_path / root, *argv]
         process = start(argv, log)
-        process.join(300)
+        process.join()
         assert process.exitcode == code, log.read_text()
         seed = argv[argv.index("--seed") + 1] if "--seed" in argv else 0
         return tmp_path / root / Path(model).name / method / f"seed{seed}"
@@ -270,14 +282,8 @@ def test_a_further_method_trains_and_continues_after_a_kill(run, start, tmp_path
         flags += ["--trust_region_delta", "0.0001", "--gradient_accumulation_steps", "1", "--steps_per_generation", "2"]
     flags += ["--epsilon", "0.01"] if method == "gmpo" else []
     flags += ["--trust_region_penalty", "100"] if method == "r2vpo" else []
-    path = tmp_path / "a/demo" / method / "seed0"
     argv = ["--model", "demo", "--trust_region_method", method, "--output_root", tmp_path / "a", *flags]
-    process = start(argv, tmp_path / "log")
-    while not (path / "checkpoint-4" / "sealed.json").exists():
-        assert process.is_alive(), (tmp_path / "log").read_text()
-        time.sleep(0.02)
-    process.kill()
-    process.join()
+    killed(start(argv, tmp_path / "log", AFTER_STEP_4))
     continued = run(*flags, method=method)
     assert "continuing from" in (tmp_path / "log").read_text()
     straight = run(*flags, method=method, root="b")
@@ -349,17 +355,16 @@ def test_looking_at_a_live_run_changes_nothing(tmp_path, capsys):
 def test_a_picture_that_fails_is_one_warning(start, tmp_path):
     path = tmp_path / "a/demo/pspo/seed0"
     argv = [*DEMO, "--output_root", tmp_path / "a", *SMALL, "--max_steps", "4"]
-    process = start(argv, tmp_path / "log")
-    while not (path / "run.json").exists():
-        time.sleep(0.02)
+    killed(start(argv, tmp_path / "log", Stop("on_step_begin", 1, KILL)))
     (path / "reward_curve.png").mkdir()  # so that no file can take its place
-    process.join(120)
+    process = start(argv, tmp_path / "log")
+    process.join()
     text = (tmp_path / "log").read_text()
     assert process.exitcode == 0 and text.count("warning: no reward_curve.png") == 1, text
     before = snapshot(path)
-    assert json.loads(before[Path("run.json")])["status"] == "finished"
+    assert read_record(path).outcome.status == "finished"
     process = start(argv, tmp_path / "log")
-    process.join(120)
+    process.join()
     assert "is finished" in (tmp_path / "log").read_text() and snapshot(path) == before
 
 
@@ -375,107 +380,66 @@ def test_which_sampler_runs_is_said_and_its_error_is_logged(run, tmp_path):
 
 # ---- being interrupted
 
-# Two and a half epochs of 8 generations each, so that later epochs' data order is continued too.
-EPOCHS = [*SMALL, "--max_steps", "80", "--save_steps", "8", "--output_root"]
+# Two and a half epochs of 2 generations, 8 steps, each, so that the order of later epochs is continued too.
+EPOCHS = [*SMALL, "--max_steps", "20", "--save_steps", "4"]
 
 
 @pytest.fixture(scope="session")
-def small_data(tmp_path_factory):
-    """A copy of the project with 128 training problems: an epoch is 8 generations, 32 steps."""
-    path = tmp_path_factory.mktemp("project")
-    for file in [*ROOT.glob("*.py"), *ROOT.glob("*.patch")]:
-        shutil.copy(file, path)
-    shutil.copytree(ROOT / "demo", path / "demo")
-    lines = (ROOT / "demo/data/train.jsonl").read_text().splitlines(keepends=True)
-    (path / "demo/data/train.jsonl").write_text("".join(lines[:128]))
-    return path
-
-
-def _child_in(project, argv, log):
-    sys.path.insert(0, project)
-    from common import datasets
-
-    datasets.DEMO_DIR = Path(project) / "demo"
-    _child(argv, log)
-
-
-@pytest.fixture(scope="session")
-def undisturbed(start, small_data, tmp_path_factory):
-    """(weights, log) of the run that nothing disturbs, and a function that starts it anywhere."""
-    context = multiprocessing.get_context("forkserver")
-
-    def begin(root, log):
-        argv = ["--model", "demo", "--trust_region_method", "pspo", *EPOCHS, root]
-        process = context.Process(target=_child_in, args=(str(small_data), argv, str(log)))
-        process.start()
-        return process
-
+def undisturbed(start, tmp_path_factory):
+    """(weights, log) of the run that nothing disturbs, and begin(root, stop) that runs it anywhere -> exit code."""
     root = tmp_path_factory.mktemp("undisturbed")
-    process = begin(root, root / "log")
-    process.join(600)
-    assert process.exitcode == 0, (root / "log").read_text()
+    lines = (ROOT / "demo/data/train.jsonl").read_text().splitlines(keepends=True)
+    (root / "rows.jsonl").write_text("".join(lines[:36]))  # 3 of them are to validate on
+
+    def begin(folder, stop=None):
+        argv = [*DEMO, "--dataset", root / "rows.jsonl", *EPOCHS, "--output_root", folder]
+        process = start(argv, folder / "log", stop)
+        process.join()
+        assert process.exitcode in (0, 75, -signal.SIGKILL), (folder / "log").read_text()
+        return process.exitcode
+
+    assert begin(root) == 0
     path = root / "demo/pspo/seed0"
     return weights(path), log_rows(path), begin
 
 
-def disturb(begin, tmp_path, times, number, seed):
-    """Start the run again and again, sending a signal after a random time; returns how often it was cut off."""
-    rng, cut = random.Random(seed), 0
-    while True:
-        process = begin(tmp_path, tmp_path / "log")
-        process.join(rng.uniform(1.0, 9.0) if cut < times else 600)
-        if process.exitcode is None:
-            os.kill(process.pid, number)
-            process.join(60)
-            cut += 1
-        assert process.exitcode in (0, 75, -number), (tmp_path / "log").read_text()
-        if process.exitcode == 0:
-            return cut
-
-
-@pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_killed_run_ends_as_if_nothing_had_happened(undisturbed, tmp_path, times):
+def assert_ends_as_if_undisturbed(folder, undisturbed):
+    """Start the run of a folder until it is finished; its weights and its log must be those of `undisturbed`."""
     expected_weights, expected_log, begin = undisturbed
-    assert disturb(begin, tmp_path, times, signal.SIGKILL, seed=times) >= 1
-    assert weights(tmp_path / "demo/pspo/seed0") == expected_weights
-    assert log_rows(tmp_path / "demo/pspo/seed0") == expected_log
+    assert begin(folder) == 0
+    assert weights(folder / "demo/pspo/seed0") == expected_weights
+    assert log_rows(folder / "demo/pspo/seed0") == expected_log
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_killed_run_ends_as_if_nothing_had_happened(undisturbed, tmp_path, kills):
+    """Killed at up to 6 steps of its own, also while it saves; what has come to its end begins anew."""
+    _, _, begin = undisturbed
+    rng = random.Random(kills)
+    while kills:
+        what, most = rng.choice([("on_step_begin", 6), ("on_step_end", 6), ("on_log", 6), ("on_save", 2)])
+        if begin(tmp_path, Stop(what, rng.randint(1, most), KILL)) == 0:
+            assert_ends_as_if_undisturbed(tmp_path, undisturbed)
+            shutil.rmtree(tmp_path / "demo")
+        else:
+            kills -= 1
+    assert_ends_as_if_undisturbed(tmp_path, undisturbed)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signalled_run_ends_as_if_nothing_had_happened(undisturbed, tmp_path, number):
-    expected_weights, expected_log, begin = undisturbed
-    path = tmp_path / "demo/pspo/seed0"
-    process = begin(tmp_path, tmp_path / "log")
-    while not (path / "metrics.jsonl").exists() or len(log_rows(path)) < 5:
-        time.sleep(0.02)
-    os.kill(process.pid, number)
-    process.join(120)
-    assert process.exitcode == 75, (tmp_path / "log").read_text()
-    steps = [int(p.name.split("-")[1]) for p in path.glob("checkpoint-*")]
-    assert max(steps) % 4 == 0 and max(steps) < 80
-    process = begin(tmp_path, tmp_path / "log")
-    process.join(600)
-    assert process.exitcode == 0, (tmp_path / "log").read_text()
-    assert weights(path) == expected_weights
-    assert log_rows(path) == expected_log
+    _, _, begin = undisturbed
+    assert begin(tmp_path, Stop("on_step_end", 5, SIGNAL, number)) == 75
+    steps = [int(p.name.split("-")[1]) for p in tmp_path.glob("demo/pspo/seed0/checkpoint-*")]
+    assert max(steps) == 8  # the next end of a cycle of 4 steps
+    assert_ends_as_if_undisturbed(tmp_path, undisturbed)
 
 
 def test_a_run_cut_off_after_its_last_checkpoint_is_not_trained_further(undisturbed, tmp_path):
-    expected_weights, expected_log, begin = undisturbed
-    path = tmp_path / "demo/pspo/seed0"
-    process = begin(tmp_path, tmp_path / "log")
-    while not (path / "checkpoint-80" / "sealed.json").exists():
-        time.sleep(0.01)
-    process.kill()
-    process.join()
-    record = read_record(path)
-    record.outcome.status = "running"
-    write_record(path, record)
-    process = begin(tmp_path, tmp_path / "log")
-    process.join(600)
-    assert process.exitcode == 0, (tmp_path / "log").read_text()
-    assert weights(path) == expected_weights
-    assert log_rows(path) == expected_log
+    _, _, begin = undisturbed
+    assert begin(tmp_path, Stop("on_train_end", 1, KILL)) == -signal.SIGKILL
+    assert (tmp_path / "demo/pspo/seed0/checkpoint-20/sealed.json").exists()
+    assert_ends_as_if_undisturbed(tmp_path, undisturbed)
 
 
 def test_a_later_signal_ends_the_process_at_once(monkeypatch):
@@ -497,34 +461,27 @@ def test_a_later_signal_ends_the_process_at_once(monkeypatch):
 def test_a_signal_in_the_last_step_leaves_its_validation_and_the_best_model_to_it(step, tmp_path):
     from training.callbacks import Run
 
-    run = Run.__new__(Run)
+    accelerator = SimpleNamespace(device="cpu", reduce=lambda flag: flag)
+    trainer = SimpleNamespace(accelerator=accelerator, args=SimpleNamespace(save_total_limit=2))
+    run = Run(trainer, tmp_path, run_record(status="running"))
     run.signal = signal.SIGTERM
-    run.trainer = SimpleNamespace(accelerator=SimpleNamespace(device="cpu", reduce=lambda flag: flag), _step=step)
-    config = SimpleNamespace(logging_steps=1, load_best_model_at_end=True)
-    control = SimpleNamespace(should_save=False, should_evaluate=step == 8, should_training_stop=step == 8)
-    run.on_step_end(
-        config, SimpleNamespace(global_step=step, max_steps=8, eval_steps=3, is_world_process_zero=False), control
-    )
+    config = SimpleNamespace(save_strategy="steps", load_best_model_at_end=True)
+    last = step == 8
+    control = SimpleNamespace(should_log=True, should_save=False, should_evaluate=last, should_training_stop=last)
+    state = SimpleNamespace(global_step=step, max_steps=8, epoch=step / 16, log_history=[], is_world_process_zero=False)
+    run.on_step_end(config, state, control)
     assert control.should_training_stop and control.should_save == (step == 7)
     assert config.load_best_model_at_end == control.should_evaluate == (step == 8)
 
 
 def test_a_truncated_checkpoint_is_passed_over(undisturbed, tmp_path):
-    expected_weights, expected_log, begin = undisturbed
-    path = tmp_path / "demo/pspo/seed0"
-    process = begin(tmp_path, tmp_path / "log")
-    while not (path / "checkpoint-24" / "sealed.json").exists():
-        time.sleep(0.02)
-    process.kill()
-    process.join()
-    newest = max(path.glob("checkpoint-*/sealed.json"), key=lambda p: int(p.parent.name.split("-")[1])).parent
+    _, _, begin = undisturbed
+    assert begin(tmp_path, Stop("on_step_begin", 13, KILL)) == -signal.SIGKILL
+    newest = tmp_path / "demo/pspo/seed0/checkpoint-12"
     os.truncate(newest / "optimizer.pt", (newest / "optimizer.pt").stat().st_size - 1)
-    process = begin(tmp_path, tmp_path / "log")
-    process.join(600)
-    assert process.exitcode == 0
-    assert f"{newest.name} is incomplete or damaged" in (tmp_path / "log").read_text()
-    assert weights(path) == expected_weights
-    assert log_rows(path) == expected_log
+    assert_ends_as_if_undisturbed(tmp_path, undisturbed)
+    text = (tmp_path / "log").read_text()
+    assert "checkpoint-12 is incomplete or damaged" in text and "continuing from" in text and "checkpoint-8" in text
 
 
 # ---- what stops a run by itself
@@ -555,7 +512,7 @@ def test_a_disk_that_fills_stops_the_run_and_spoils_nothing(run, tmp_path):
         target=_child_with_small_disk, args=([*DEMO, "--output_root", tmp_path / "a", *SMALL], tmp_path / "log")
     )
     process.start()
-    process.join(120)
+    process.join()
     lines = (tmp_path / "log").read_text().splitlines()
     assert process.exitcode == 1 and "cannot write to" in lines[-1]
     assert not list(tmp_path.glob("a/**/sealed.json"))
@@ -571,14 +528,37 @@ def test_too_little_room_for_a_checkpoint_stops_the_run_before_it_is_saved(monke
         check_space(tmp_path, 10**6)
 
 
-def test_a_reward_that_never_differs_stops_the_run():
-    from training.callbacks import check_row
+def log_of_steps(first, last, every=1, validated_every=None, zero_std=1.0):
+    """Rows as a training logs them, of which one in `every` carries rewards, and rows of validations between them."""
+    rows = []
+    for step in range(first, last + 1):
+        generated = {"reward": 0.0, "frac_reward_zero_std": zero_std} if step % every == 0 else {}
+        rows.append({"step": step, "loss": 0.0, **generated})
+        if validated_every and step % validated_every == 0:
+            rows.append({"step": step, "eval_reward": 0.1, "eval_frac_reward_zero_std": 0.0})
+    return rows
 
-    rows = [{"step": step, "frac_reward_zero_std": 1.0, "reward": 0.0} for step in range(1, 100)]
-    check_row(rows, Path("run"))
+
+@pytest.mark.parametrize(("every", "validated_every"), [(1, None), (1, 1), (1, 7), (2, 10), (50, 50)])
+def test_a_reward_that_never_differs_stops_the_run(every, validated_every):
+    """However often it is validated, and though rows between two generations have no rewards."""
+    from training.callbacks import check_log
+
+    rows = log_of_steps(1, 99, every, validated_every)
+    for count in range(1, len(rows) + 1):
+        check_log(rows[:count], Path("run"))
     with pytest.raises(SystemExit, match="same reward for 100 steps"):
-        check_row([*rows, {"step": 100, "frac_reward_zero_std": 1.0}], Path("run"))
-    check_row([*rows, {"step": 100, "frac_reward_zero_std": 0.99}], Path("run"))
+        check_log(log_of_steps(1, 100, every, validated_every), Path("run"))
+    check_log(log_of_steps(1, 100, every, validated_every, zero_std=0.99), Path("run"))
+
+
+def test_a_reward_that_differs_once_begins_the_count_again():
+    from training.callbacks import check_log
+
+    rows = [*log_of_steps(1, 99), *log_of_steps(100, 100, zero_std=0.5), *log_of_steps(101, 199, validated_every=3)]
+    check_log(rows, Path("run"))
+    with pytest.raises(SystemExit, match=r"up to 200\)"):
+        check_log([*rows, *log_of_steps(200, 200)], Path("run"))
 
 
 # ---- processes and LoRA
@@ -635,12 +615,7 @@ def test_lora_trains_continues_merges_and_agrees(run, tmp_path, start):
     flags += ["--lora_target_modules", "q_proj", "v_proj", "--merge_adapter"]
     path = tmp_path / "a/demo/pspo/seed0"
     argv = ["--model", "demo", "--trust_region_method", "pspo", "--output_root", tmp_path / "a", *flags]
-    process = start(argv, tmp_path / "log")
-    while not (path / "checkpoint-4" / "sealed.json").exists():
-        assert process.is_alive(), (tmp_path / "log").read_text()
-        time.sleep(0.02)
-    process.kill()
-    process.join()
+    killed(start(argv, tmp_path / "log", AFTER_STEP_4))
     continued, straight = run(*flags), run(*flags, root="b")
     assert weights(continued) == weights(straight)
     merged = AutoModelForCausalLM.from_pretrained(path, dtype="float32")
@@ -714,7 +689,7 @@ BAD_FLAGS = [
 def refused(argv, named, start, tmp_path):
     """The run must end with exit code 2 and one line that holds `named`, with no model loaded and nothing trained."""
     process = start([*argv, "--output_root", tmp_path / "runs"], tmp_path / "log")
-    process.join(60)
+    process.join()
     lines = (tmp_path / "log").read_text().strip().splitlines()
     assert process.exitcode == 2, lines
     assert len(lines) == 1 and lines[0].startswith("maths_finetuning.py: error: "), lines
@@ -796,7 +771,7 @@ def test_an_output_directory_of_another_configuration(run, start, tmp_path):
     flags = [*SMALL, "--max_steps", "4"]
     run(*flags)
     process = start([*DEMO, "--output_root", tmp_path / "a", *flags, "--temperature", "0.5"], tmp_path / "log")
-    process.join(60)
+    process.join()
     text = (tmp_path / "log").read_text()
     assert process.exitcode == 2 and "temperature" in text and "--overwrite" in text
 
@@ -805,12 +780,7 @@ def test_an_output_directory_of_another_configuration(run, start, tmp_path):
 def stopped(start, tmp_path):
     """(path, argv) of a run that was killed after its first checkpoint."""
     path, argv = tmp_path / "a/demo/pspo/seed0", [*DEMO, "--output_root", tmp_path / "a", *SMALL]
-    process = start(argv, tmp_path / "log")
-    while not (path / "checkpoint-4" / "sealed.json").exists():
-        assert process.is_alive(), (tmp_path / "log").read_text()
-        time.sleep(0.02)
-    process.kill()
-    process.join()
+    killed(start(argv, tmp_path / "log", AFTER_STEP_4))
     return path, argv
 
 
@@ -833,12 +803,12 @@ def test_a_run_goes_on_with_other_code_or_data_only_when_it_is_told_to(stopped, 
         (path / "run.json").write_text(json.dumps({**stored, "basis": {**basis, **other}}))
         before = snapshot(path)
         process = start(argv, tmp_path / "log")
-        process.join(60)
+        process.join()
         line = (tmp_path / "log").read_text().strip()
         assert process.exitcode == 2 and "\n" not in line and name in line, line
         assert "--accept_changes" in line and snapshot(path) == before
     process = start([*argv, "--accept_changes"], tmp_path / "log")
-    process.join(120)
+    process.join()
     assert process.exitcode == 0, (tmp_path / "log").read_text()
     after = json.loads((path / "run.json").read_text())
     assert after["changes"][0]["changed"] == {"model": [["x"], basis["model"]]}
@@ -857,7 +827,7 @@ def test_overwrite_waits_for_nobody_and_moves_nothing_that_is_live(stopped, star
     ):
         with hold_lock(place, "in use"):
             process = start([*argv, "--overwrite"], tmp_path / "log")
-            process.join(60)
+            process.join()
         assert process.exitcode == 2 and named in (tmp_path / "log").read_text()
         assert snapshot(path) == before and not path.with_name("seed0.old-1").exists()
 
@@ -881,7 +851,7 @@ def test_an_output_directory_in_use(start, tmp_path):
 def test_an_output_root_that_is_a_file(start, tmp_path):
     (tmp_path / "runs").write_text("x")
     process = start([*DEMO, "--output_root", tmp_path / "runs"], tmp_path / "log")
-    process.join(60)
+    process.join()
     assert process.exitcode == 2 and "cannot write" in (tmp_path / "log").read_text()
 
 
