@@ -363,8 +363,10 @@ def quieten():
 def run_training(plan, model_path):
     """From a checked configuration to a finished run directory; returns the exit code."""
     from training.callbacks import check_room
+    from training.memory import keep_freed_memory
 
     quieten()
+    keep_freed_memory()
     args, config = plan.command.args, plan.config
     processes = config.distributed_state
     tokenizer = load_tokenizer([model_path])

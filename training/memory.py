@@ -7,6 +7,7 @@ larger ones. The split is how a step is computed, not which step: the same seque
     python -m training.memory     # the split and the peak for the paper's models on cards of 24 to 141 GB
 """
 
+import ctypes
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -108,6 +109,20 @@ def choose_split(splits, work, free_bytes):
         if peak_bytes(work, rows, accumulation) <= SHARE * free_bytes:
             return split
     return splits[-1]
+
+
+# ---- of a process
+
+
+def keep_freed_memory():
+    """Let the C library keep what is freed: on a CPU a step else faults the pages of its tensors in again and again.
+
+    By mallopt(3), https://man7.org/linux/man-pages/man3/mallopt.3.html; nothing where the C library has none.
+    """
+    trim_threshold, mmap_max = -1, -4  # names of glibc's malloc.h
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
 
 
 # ---- of a run

@@ -1,6 +1,8 @@
 """training/memory.py against what was measured on a card, and against the tensors that a forward really keeps."""
 
 import os
+import platform
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +29,8 @@ from training.memory import (
     peak_bytes,
 )
 from training.shared_prompts import install, pack
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def make_model(shape):
@@ -130,9 +134,35 @@ def test_an_adapter_and_checkpointing_need_less():
     assert activation_bytes(checkpointed, 64) < 0.1 * activation_bytes(full, 64)
 
 
+# ---- of a process
+
+FAULTS = """
+import resource, sys
+import torch
+from training.memory import keep_freed_memory
+
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+torch.ones(2**24)  # 64 MB, as all below
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_freed_memory_is_kept():
+    faults = {}
+    for how in ("leave", "keep"):
+        done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True, cwd=ROOT)
+        faults[how] = int(done.stdout)
+    assert faults["keep"] < 0.1 * faults["leave"]
+
+
 # ---- of a run
 
-DEMO = Path(__file__).resolve().parents[2] / "demo" / "model"
+DEMO = ROOT / "demo" / "model"
 
 
 @pytest.fixture
