@@ -8,6 +8,7 @@ For the experiments of Probability Smoothing Policy Optimisation (arXiv 2509.212
       seed: [0, 1, 2]
     cells:                       # named cells that differ: their values in place of the axes'; a list is an axis again
       noclip-mu2: {method: noclip, num_iterations: 2}
+    tuning_seeds: [10, 11]       # more seeds, on which the report chooses among learning rates; it judges the others
     train: {save_steps: 50}      # flags of maths_finetuning.py for every cell
     evaluate: {samples_per_prompt: 16}   # flags of maths_evaluations.py
     output_root: runs            # the default
@@ -66,7 +67,7 @@ from slurm.preflight import Needs, check_cluster, check_data, check_machine
 from training.hyperparameters import read_field_names
 from training.schedule import checkpoints_kept, keeps_every_checkpoint
 
-GRID_KEYS = ("axes", "cells", "train", "evaluate", "output_root")
+GRID_KEYS = ("axes", "cells", "tuning_seeds", "train", "evaluate", "output_root")
 NAMING = ("model", "method", "seed")  # what every cell has, and what its directory is named by
 OURS = {  # flags that no grid can give
     "trust_region_method": "write method",
@@ -93,6 +94,7 @@ class Cell(NamedTuple):
     train: list  # the command, a list of strings
     evaluate: list
     log: Path
+    tuning: bool = False  # its seed serves to choose a learning rate: the report does not judge it
 
 
 # ---- the grid file
@@ -106,6 +108,7 @@ def read_grid(path):
     groups = [(None, {}), *named.items()] if "method" in axes or not named else named.items()
     rows = [(name, own, values) for name, own in groups for values in combine({**axes, **own})]
     cells = [make_cell(index, *row, root, grid) for index, row in enumerate(rows)]
+    cells = [cell._replace(tuning=cell.seed in grid.get("tuning_seeds", [])) for cell in cells]
     if not cells:
         raise BadInput(f"{path} has no cells: give it axes, with model, method and seed")
     count, where = Counter(cell.run_dir for cell in cells).most_common(1)[0][::-1]
@@ -123,7 +126,21 @@ def load_grid(path):
         check_name(key, GRID_KEYS, path)
     grid["output_root"] = os.path.abspath(str(grid.get("output_root", "runs")))
     check_parts(grid, path)
+    add_tuning_seeds(grid, path)
     return grid
+
+
+def add_tuning_seeds(grid, path):
+    """Let the seeds of a grid's axis include its tuning_seeds, [] if it has none; raises BadInput for no seeds."""
+    tuning = grid.get("tuning_seeds", [])
+    seeds = grid.get("axes", {}).get("seed", [])
+    seeds = seeds if isinstance(seeds, list) else [seeds]
+    if not isinstance(tuning, list) or not all(type(seed) is int for seed in tuning):
+        raise BadInput(f"{path}: tuning_seeds must be a list of seeds, such as [10, 11]")
+    if tuning and not set(seeds) - set(tuning):
+        raise BadInput(f"{path}: the seeds of the axes must hold others than tuning_seeds: they are judged")
+    if tuning:
+        grid["axes"]["seed"] = [*seeds, *(seed for seed in tuning if seed not in seeds)]
 
 
 def check_parts(grid, path):

@@ -8,6 +8,7 @@ For the experiments of Probability Smoothing Policy Optimisation (arXiv 2509.212
 import argparse
 import difflib
 import hashlib
+import io
 import json
 import os
 import shlex
@@ -33,7 +34,13 @@ class BadInput(ValueError):
 
 
 def run_script(main):
-    """Call main() and return its exit code; a BadInput becomes one line on stderr and exit code 2."""
+    """Call main() and return its exit code; a BadInput becomes one line on stderr and exit code 2.
+
+    A letter that the terminal's encoding lacks is written as its number.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return main()
     except BadInput as error:

@@ -7,6 +7,7 @@ of some runs by themselves, one colour a method, one line a seed:
 """
 
 import math
+import textwrap
 from itertools import cycle
 from pathlib import Path
 
@@ -16,15 +17,24 @@ import pandas as pd
 from common.files import BadInput
 from common.record import read_record
 from common.runs import LOG_FILE, read_log
-from reporting.comparison import CURVES
+from reporting.runs import CURVES
 
 # Colours that stay apart for colour-blind readers: Okabe and Ito, https://jfly.uni-koeln.de/color/
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 MARKERS = "osD^vPX*"
 # Beyond six methods a colour comes again with another line.
 LINES = [line for line in ("-", "--", ":", "-.") for _ in COLOURS]
-STYLE = {"svg.fonttype": "none", "text.parse_math": False, "font.size": 9, "legend.frameon": False, "savefig.dpi": 150}
-STYLE |= {"axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
+STYLE = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 9,
+    "legend.frameon": False,
+    "savefig.dpi": 150,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 PLACE = ("model", "setting", "data_set")
 
 
@@ -99,7 +109,7 @@ def make_panels(rows, keys=PLACE, columns=3, height=2.6, width=3.6):
     parts = dict(list(rows.groupby(list(keys), sort=False)))
     across = min(columns, len(parts))
     down = -(-len(parts) // across)
-    figure = Figure(figsize=(width * across + 0.8, height * down + 0.9), layout="constrained")
+    figure = Figure(figsize=(max(width * across, 4.4) + 0.8, height * down + 0.9), layout="constrained")
     grid = figure.subplots(down, across, squeeze=False).ravel()
     for axes in grid[len(parts) :]:
         axes.set_axis_off()
@@ -108,17 +118,21 @@ def make_panels(rows, keys=PLACE, columns=3, height=2.6, width=3.6):
     return list(zip(grid, parts.values(), strict=False))
 
 
-def finish(panels, x, y):
-    """Name the axes, put one legend below the panels and lay the figure out -> the figure, None without panels."""
+def finish(panels, x, y, caption=""):
+    """Name the axes, put the caption above and one legend below the panels -> the laid-out figure, None without."""
     if not panels:
         return None
-    figure, handles = panels[0][0].figure, {}
+    figure = panels[0][0].figure
+    handles = {}
     for axes, _ in panels:
-        axes.set_xlabel(x)
+        axes.set_xlabel(axes.get_xlabel() or x)
         handles |= {text: handle for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}
     panels[0][0].set_ylabel(y)
     if handles:
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(4, len(handles)))
+    if caption:
+        lines = textwrap.fill(" ".join(caption.split()), int(figure.get_figwidth() * 17))
+        figure.suptitle(lines, x=0.01, ha="left", fontsize=8, color="#444444")
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once, for PNG and SVG: that takes most of the time
     return figure
@@ -127,24 +141,58 @@ def finish(panels, x, y):
 # ---- what a report shows
 
 
-def draw_figures(tables, output):
+def draw_figures(tables, question, output):
     """Draw every figure that the tables have something for, as PNG and SVG; returns [(name, caption, SVG text)]."""
     import matplotlib
 
-    styles, drawn = make_styles({method for table in tables.values() for method in table.get("method", ())}), []
-    for draw in (draw_temperature, draw_pass, draw_curves, draw_rates, draw_staleness, draw_groups, draw_stability):
-        name, caption = draw.__name__.removeprefix("draw_"), " ".join(draw.__doc__.split())
-        files = {kind: output / f"{name}.{kind}" for kind in ("png", "svg")}
+    styles = make_styles({method for table in tables.values() for method in table.get("method", ())})
+    primary = pick_primary(tables["results"], question)
+    drawn = []
+    for draw in DRAWN:
+        name = draw.__name__.removeprefix("draw_")
         with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
-            figure = draw(tables, styles)
-            for kind, path in files.items():
-                if figure is None:
-                    path.unlink(missing_ok=True)  # of an earlier report
-                else:
-                    save_figure(figure, path, kind)
-        if figure is not None:
-            drawn.append((name, caption, files["svg"].read_text(encoding="utf-8")))
+            figure = draw(primary if draw is draw_differences else tables, styles)
+            if figure is None:
+                continue
+            for kind in ("png", "svg"):
+                save_figure(figure, output / f"{name}.{kind}", kind)
+        caption = " ".join(draw.__doc__.split())
+        drawn.append((name, caption, (output / f"{name}.svg").read_text(encoding="utf-8")))
     return drawn
+
+
+def pick_primary(results, question):
+    """The rows of results at the primary data set and temperature, with the margin in points as a column."""
+    if not len(results):
+        return results
+    name, temperature = question.primary
+    rows = results[(results["data_set"] == name) & (results["temperature"] == temperature)]
+    return rows.assign(margin=math.nan if question.margin is None else 100 * question.margin)
+
+
+def draw_differences(rows, styles):
+    """The primary family: difference in accuracy from the baseline. Bars: 95 % intervals, not adjusted, over seeds and
+    problems (thin: over problems alone, for these runs only); dots: seeds, where they are paired; grey: the margin."""
+    if "difference" not in rows:
+        return None
+    rows = rows[rows["family"] == "primary"]
+    panels = make_panels(rows, ("model", "setting"), 2, 0.9 + 0.28 * rows["method"].nunique(), 4.6)
+    for axes, part in panels:
+        for y, (_, row) in enumerate(part[::-1].iterrows()):
+            colour = styles[row["method"]]["color"]
+            ends = [100 * row["difference_low"], 100 * row["difference_high"]]
+            axes.plot(ends, [y, y], color=colour, linewidth=3 if row["compared"] == "methods" else 1)
+            axes.plot(100 * row["difference"], y, "D", color=colour, markersize=5, markeredgecolor="white")
+            dots = row["per_seed_difference"] if isinstance(row["per_seed_difference"], list) else []
+            axes.plot(100 * np.array(dots), np.full(len(dots), y - 0.25), ".", color=colour, alpha=0.7)
+        axes.axvline(0, color="#444444", linewidth=1)
+        margin = part["margin"].iloc[0]
+        if not math.isnan(margin):
+            axes.axvspan(-margin, margin, color="#999999", alpha=0.2, linewidth=0)
+        axes.set_yticks(range(len(part)), list(part["method"][::-1]))
+        axes.set_ylim(-0.6, len(part) - 0.4)
+    baseline = ", ".join(sorted(set(rows["baseline"])))
+    return finish(panels, f"points more than {baseline}", "", draw_differences.__doc__)
 
 
 def in_every_setting(rows):
@@ -165,9 +213,8 @@ def mean_accuracy(rows, *keys):
 
 
 def error_bars(rows):
-    """What error bars reach below and above accuracies, in points: over seeds and problems where that is known."""
-    low, high = (rows[end].astype(float).fillna(rows[f"{end}_problems"].astype(float)) for end in ("low", "high"))
-    return 100 * np.nan_to_num(np.maximum(0, [rows["accuracy"] - low, high - rows["accuracy"]]))
+    """What error bars reach below and above accuracies, in points."""
+    return 100 * np.maximum(0, [rows["accuracy"] - rows["low"], rows["high"] - rows["accuracy"]])
 
 
 def set_ticks(axes, values):
@@ -181,35 +228,51 @@ def draw_temperature(tables, styles):
     than three seeds, over problems alone."""
     panels = make_panels(in_every_setting(tables["results"]))
     for axes, part in panels:
-        spread, lines = 0.012 * (1 + part["temperature"].max()), part.groupby("method")
+        spread = 0.012 * (1 + part["temperature"].max())
+        lines = part.groupby("method")
         for i, (label, points) in enumerate(lines):
-            x, style = points["temperature"] + spread * (i - (len(lines) - 1) / 2), styles[label] | {"markersize": 4}
-            bars = {"yerr": error_bars(points), "linewidth": 1, "capsize": 2}
-            axes.errorbar(x, 100 * points["accuracy"], label=label, **bars, **style)
+            x = points["temperature"] + spread * (i - (len(lines) - 1) / 2)
+            style = styles[label] | {"markersize": 4, "linewidth": 1, "capsize": 2}
+            axes.errorbar(x, 100 * points["accuracy"], yerr=error_bars(points), label=label, **style)
             seeds = points.assign(x=x).explode("per_seed")
             axes.plot(seeds["x"], 100 * seeds["per_seed"], ".", color=style["color"], alpha=0.5)
         set_ticks(axes, part["temperature"])
-    return finish(panels, "temperature", "accuracy, %")
+    return finish(panels, "temperature", "accuracy, %", draw_temperature.__doc__)
 
 
 def draw_pass(tables, styles):
-    """Pass@k (lines) and maj@k (dashed), means over seeds, at the highest temperature evaluated."""
+    """Pass@k (lines) and maj@k (dashed), means over seeds, at the highest temperature evaluated. Bands: 95 %
+    intervals of pass@k, over problems and, from three seeds on, over seeds."""
     rows = in_every_setting(tables["results"]).dropna(subset=tables["results"].filter(["pass@2"]).columns)
     top = rows["temperature"].max()
     panels = make_panels(rows[rows["temperature"] == top] if "pass@2" in rows else rows[:0])
     for axes, part in panels:
         for method, points in part.groupby("method"):
             for kind, line, label in (("pass@", "-", method), ("maj@", "--", None)):
-                shares = points.filter(like=kind).rename(columns=lambda name: int(name.partition("@")[2])).mean()
+                shares = by_k(points, kind)
                 style = styles[method] | {"linestyle": line, "markersize": 4, "label": label}
-                axes.plot(100 * shares.dropna().sort_index(), **style)
+                axes.plot(shares["mean"], **style)
+                if kind == "pass@":
+                    ends = shares["mean"] - shares["half"], shares["mean"] + shares["half"]
+                    axes.fill_between(shares.index, *ends, color=style["color"], alpha=0.12, linewidth=0)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
-    return finish(panels, f"k, at temperature {top:g}", "share of problems, %")
+    return finish(panels, f"k, at temperature {top:g}", "share of problems, %", draw_pass.__doc__)
+
+
+def by_k(points, kind):
+    """pass@k or maj@k of a method's rows by k: a table with mean and half the interval, in points."""
+    names = [name for name in points if name.startswith(kind) and "±" not in name]
+    shares = pd.DataFrame(
+        {"mean": 100 * points[names].mean(), "half": [100 * points[f"{name} ±"].mean() for name in names]}
+    )
+    shares.index = [int(name.partition("@")[2]) for name in names]
+    return shares.dropna(subset="mean").sort_index()
 
 
 def draw_curves(tables, styles):
-    """Training, at the learning rate that validation chose. Lines: means over seeds; bands: least to greatest seed."""
+    """Training, at the learning rate that validation chose. Lines: means over seeds, of which one that failed is part
+    until it ended; bands: least to greatest seed."""
     rows = tables["curves"]
     if not len(rows):
         return None
@@ -219,15 +282,52 @@ def draw_curves(tables, styles):
     titled = rows.assign(title=rows["metric"].map(CURVES))
     panels = make_panels(titled, ("model", "setting", "title"), rows["metric"].nunique() if several else 3, 2.2)
     for axes, part in panels:
+        draw_lines(axes, part, "step", styles)
+    return finish(panels, "optimiser step", "", draw_curves.__doc__)
+
+
+def draw_budget(tables, styles):
+    """Reward against what it cost: tokens generated and hours of updates so far, means over seeds, at the learning
+    rate that validation chose. Bands: least to greatest seed."""
+    rows = tables["curves"]
+    if not len(rows) or "reward" not in set(rows["metric"]):
+        return None
+    rows = rows[rows["metric"] == "reward"]
+    costs = {"tokens": "tokens generated", "hours": "hours of updates"}
+    shown = [rows.dropna(subset=name).assign(cost=name, title=f"against {title}") for name, title in costs.items()]
+    panels = make_panels(pd.concat(shown), ("model", "setting", "title"), 2)
+    for axes, part in panels:
+        draw_lines(axes, part, part["cost"].iloc[0], styles)
+        axes.set_xlabel(costs[part["cost"].iloc[0]])
+    return finish(panels, "", "reward", draw_budget.__doc__)
+
+
+def draw_lines(axes, part, x, styles):
+    """A line for each method: means over seeds against a column; a band from the least to the greatest seed."""
+    for label, points in part.groupby("method"):
+        axes.plot(points[x], points["mean"], linewidth=1.4, label=label, **styles[label] | {"marker": ""})
+        band = {"color": styles[label]["color"], "alpha": 0.15, "linewidth": 0}
+        axes.fill_between(points[x], points["low"], points["high"], **band)
+
+
+def draw_failures(tables, styles):
+    """Share of a method's runs that have failed by an optimiser step, at the learning rate that validation chose: they
+    crashed, lost their finite loss, or ended below the base model (counted at their last step)."""
+    rows = tables["ends"]
+    panels = make_panels(rows if len(rows) and rows["failed"].max() > 0 else rows[:0], ("model", "setting"))
+    for axes, part in panels:
         for label, points in part.groupby("method"):
-            axes.plot(points["step"], points["mean"], linewidth=1.4, label=label, **styles[label] | {"marker": ""})
-            band = {"color": styles[label]["color"], "alpha": 0.15, "linewidth": 0}
-            axes.fill_between(points["step"], points["low"], points["high"], **band)
-    return finish(panels, "optimiser step", "")
+            style = styles[label] | {"marker": ""}
+            axes.plot(points["step"], 100 * points["failed"], drawstyle="steps-post", label=label, **style)
+        axes.set_ylim(-3, 103)
+    return finish(panels, "optimiser step", "runs failed, %", draw_failures.__doc__)
 
 
-def draw_means(rows, key, styles, name, **scale):
-    """Accuracy against a column of the runs' table: a line of means over seeds, a dot for each; None for one value."""
+def draw_means(rows, key, styles, words, **scale):
+    """Accuracy against a column of the runs' table: a line of means over seeds, a dot for each; None for one value.
+
+    words: the axis's name and the caption.
+    """
     panels = make_panels(rows if rows[key].nunique() > 1 else rows[:0])
     for axes, part in panels:
         axes.set_xscale("log", **scale)
@@ -235,14 +335,15 @@ def draw_means(rows, key, styles, name, **scale):
             axes.plot(mean_accuracy(points, key), markersize=4, label=label, **styles[label])
             axes.plot(points[key], 100 * points["accuracy"], ".", color=styles[label]["color"], alpha=0.4)
         set_ticks(axes, part[key])
-    return finish(panels, name, "accuracy, %")
+    return finish(panels, words[0], "accuracy, %", words[1])
 
 
 def draw_rates(tables, styles):
     """Accuracy against learning rate, lowest temperature. Lines: means over seeds; dots: seeds. Validation, not this
     figure, chose the rates of the table."""
     rows = at_lowest(tables["runs"])
-    return draw_means(rows[rows["learning_rate"] > 0], "learning_rate", styles, "learning rate")
+    rows = rows[rows["learning_rate"] > 0]
+    return draw_means(rows, "learning_rate", styles, ("learning rate", draw_rates.__doc__))
 
 
 def with_updates(rows):
@@ -254,11 +355,12 @@ def draw_staleness(tables, styles):
     """Accuracy against staleness, the updates that a generation is used for, each method at the learning rate that
     validation chose there; lowest temperature."""
     rows = with_updates(tables["runs"]).assign(setting="")
-    return draw_means(rows[rows["chosen"]], "updates", styles, "updates a generation", base=2)
+    words = "updates a generation", draw_staleness.__doc__
+    return draw_means(rows[rows["chosen"]], "updates", styles, words, base=2)
 
 
-def draw_heat(axes, values, limits, colours, number):
-    """A heat map of a table of percentages, each cell with its number. limits: where the colours end."""
+def draw_heat(axes, values, texts, limits, colours):
+    """A heat map of a table of percentages, each cell with its text. limits: where the colours end."""
     axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
     axes.grid(False)
     axes.set_xticks(range(values.shape[1]), values.columns, rotation=40, ha="right", rotation_mode="anchor")
@@ -267,39 +369,80 @@ def draw_heat(axes, values, limits, colours, number):
         if not math.isnan(value):
             red, green, blue, _ = axes.images[0].to_rgba(value)
             colour = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.5 else "white"
-            axes.text(column, row, number.format(value), ha="center", va="center", fontsize=7, color=colour)
+            text = texts.iloc[row, column]
+            axes.text(column, row, text, ha="center", va="center", fontsize=6.5, color=colour)
 
 
 def draw_groups(tables, styles):
-    """Accuracy in % by category and difficulty, and its difference from the baseline in points (blue is better);
-    lowest temperature."""
+    """Accuracy in % by category and difficulty, and its difference from the baseline in points (blue is better), each ±
+    half a 95 % interval over problems and, from three seeds on, seeds; in the difference problems are not paired, which
+    makes it too wide rather than too narrow. Exploratory; lowest temperature."""
     if not len(tables["groups"]):
         return None
-    rows = at_lowest(tables["groups"])
+    rows = in_every_setting(at_lowest(tables["groups"]))
     rows = rows.assign(where=rows["data_set"] + " by " + rows["by"])
-    names = {"accuracy": "accuracy, %", "difference": "difference, points"}
-    shown = rows.rename(columns=names).melt(["model", "setting", "where", "method", "group"], names.values(), "what")
+    shown = []
+    for name, title in (("accuracy", "accuracy, %"), ("difference", "difference, points")):
+        shown.append(rows.assign(what=title, value=rows[name], half=rows[f"{name} ±"]))
     place = ["model", "setting", "where", "what"]
-    panels = make_panels(shown.sort_values(place), place, 2, 1.4 + 0.22 * shown["method"].nunique())
+    shown = pd.concat(shown).sort_values(place)
+    shown = shown.dropna(subset="value")
+    panels = make_panels(shown, place, 2, 1.4 + 0.26 * shown["method"].nunique(), 4.6)
     for axes, part in panels:
-        values = 100 * part.pivot(index="method", columns="group", values="value").sort_index()
-        far = max(5, values.abs().max(axis=None))
-        if part["what"].iloc[0] == names["accuracy"]:
-            draw_heat(axes, values, (0, 100), "cividis", "{:.0f}")
+        values, halves = (100 * pivot_groups(part, name) for name in ("value", "half"))
+        sign = "" if part["what"].iloc[0].startswith("accuracy") else "+"
+        texts = values.map(f"{{:{sign}.0f}}".format) + halves.map(lambda x: "" if math.isnan(x) else f" ±{x:.0f}")
+        if sign:
+            far = max(5, values.abs().max(axis=None))
+            draw_heat(axes, values, texts, (-far, far), "RdBu")
         else:
-            draw_heat(axes, values, (-far, far), "RdBu", "{:+.1f}")
-    return finish(panels, "", "")
+            draw_heat(axes, values, texts, (0, 100), "cividis")
+    return finish(panels, "", "", draw_groups.__doc__)
+
+
+def pivot_groups(part, name):
+    """A column of the groups' table as a table of methods by groups."""
+    return part.pivot(index="method", columns="group", values=name).astype(float).sort_index()
 
 
 def draw_stability(tables, styles):
-    """Stability map: mean accuracy in % of a method by learning rate and updates a generation; lowest temperature."""
+    """Stability map: mean accuracy in % of a method by learning rate and updates a generation; below it, how many of
+    the runs there failed; lowest temperature."""
     rows = with_updates(tables["runs"])
     rows = rows[rows["learning_rate"] > 0]
     wide = min(rows["learning_rate"].nunique(), rows["updates"].nunique()) > 1
     panels = make_panels(rows if wide else rows[:0], ("model", "data_set", "method"), 4, 2.3)
-    axis = [sorted(rows[key].unique()) for key in ("updates", "learning_rate")]
+    updates = sorted(rows["updates"].unique())
+    rates = sorted(rows["learning_rate"].unique())
+    failures = count_failed(tables["runs"])
     for axes, part in panels:
-        values = mean_accuracy(part, "updates", "learning_rate").unstack().reindex(axis[0]).reindex(columns=axis[1])
+        values = mean_accuracy(part, "updates", "learning_rate").unstack().reindex(updates).reindex(columns=rates)
+        texts = values.map("{:.0f}".format)
+        for (model, method, step, rate), (failed, runs) in failures.items():
+            if (model, method) == (part["model"].iloc[0], part["method"].iloc[0]) and failed and step in texts.index:
+                texts.loc[step, rate] += f"\n{failed}/{runs} failed"
         values = values.rename(index="{:g}".format, columns="{:g}".format)
-        draw_heat(axes, values, (0, 100 * rows["accuracy"].max()), "cividis", "{:.0f}")
-    return finish(panels, "learning rate", "updates a generation")
+        draw_heat(axes, values, texts, (0, 100 * rows["accuracy"].max()), "cividis")
+    return finish(panels, "learning rate", "updates a generation", draw_stability.__doc__)
+
+
+def count_failed(runs):
+    """{(model, method, updates a generation, learning rate): (failed, started)} of the runs' table."""
+    once = runs[runs["setting_key"].str.len() > 0].drop_duplicates("run")
+    once = once.assign(updates=once["setting_key"].str[1])
+    keys = ["model", "method", "updates", "learning_rate"]
+    return {place: (part["failure"].notna().sum(), len(part)) for place, part in once.groupby(keys)}
+
+
+DRAWN = (
+    draw_differences,
+    draw_temperature,
+    draw_failures,
+    draw_pass,
+    draw_curves,
+    draw_budget,
+    draw_rates,
+    draw_staleness,
+    draw_groups,
+    draw_stability,
+)

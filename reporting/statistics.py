@@ -15,7 +15,10 @@ import numpy as np
 
 RESAMPLES = 2000
 LEVEL = 0.05
+Z = 1.959963984540054  # the normal distribution's 97.5 % quantile
 MIN_SEEDS = 3  # below, the spread between seeds cannot be told from these seeds' luck
+SPARE_OF_METHODS = 1.0  # pseudo-problems beside a method's own: its seeds show a spread too
+MIN_PAIRS = 5  # seeds that two methods share, from which on they are paired
 
 
 # ---- one prompt
@@ -57,14 +60,40 @@ def majority_at_k(votes, blank):
     return tuple(wins[k] / math.comb(total, k) for k in range(1, total + 1))
 
 
-# ---- over problems: one evaluation, or the difference of two
+# ---- shares over problems: one evaluation
 
 
-def wilson_interval(successes, total):
-    """95 % interval of a proportion: Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953."""
-    from scipy.stats import binomtest
+def wilson_interval(share, size, quantile=Z):
+    """Ends of the score interval of a share of `size` independent answers, which need not be a whole number.
 
-    return tuple(binomtest(int(successes), int(total)).proportion_ci(0.95, method="wilson"))
+    Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953. Never of width zero, never outside [0, 1].
+    """
+    spread = quantile**2 / size
+    middle = (share + spread / 2) / (1 + spread)
+    half = quantile * np.sqrt(share * (1 - share) / size + spread / (4 * size)) / (1 + spread)
+    return np.maximum(middle - half, 0.0), np.minimum(middle + half, 1.0)
+
+
+def smooth_share(values, spare=Z**2):
+    """Shares of problems [..., problems] -> (mean, variance of one problem) with `spare` pseudo-problems added [...].
+
+    Half of them are right and half wrong, as in Agresti and Coull 1998 (https://doi.org/10.2307/2685469): near 0 and
+    100 % the spread that is seen says little, and where all problems agree it would be none. With z² of them neither
+    end of the interval ever moves up when an answer turns wrong.
+    """
+    size = values.shape[-1] + spare
+    mean = (values.sum(-1) + spare / 2) / size
+    return mean, ((values**2).sum(-1) + spare / 2) / size - mean**2
+
+
+def share_intervals(values):
+    """95 % intervals of shares of problems [..., problems] -> (low, high) [...]: the one rule for all shares.
+
+    Wilson's interval with the effective sample size of problems whose samples belong together: so many independent
+    answers would have the mean's variance. It is the number of problems where each is wholly right or wholly wrong.
+    """
+    mean, variance = smooth_share(values)
+    return wilson_interval(values.mean(-1), values.shape[-1] * mean * (1 - mean) / variance)
 
 
 def bootstrap_interval(values, seed=0):
@@ -93,18 +122,29 @@ def bootstrap_interval(values, seed=0):
 
 
 def mean_intervals(values, unbounded=()):
-    """Means and 95 % intervals of metrics [prompts, metrics] -> mean, low, high, each [metrics]. The one rule:
+    """Means and 95 % intervals of metrics [prompts, metrics] -> mean, low, high, each [metrics].
 
-    a share that is 0 or 1 for every prompt (one sample a prompt, or all samples agree) gets Wilson's interval, whose
-    width does not collapse when all prompts agree; anything else the bootstrap over prompts. unbounded: the columns
-    that are no shares, such as a length or a difference.
+    unbounded: the columns that are no shares, such as a length, which get the bootstrap over prompts.
     """
     values = np.asarray(values, dtype=float)
-    low, high = bootstrap_interval(values)
-    for i, column in enumerate(values.T):
-        if i not in unbounded and np.isin(column, (0, 1)).all():
-            low[i], high[i] = wilson_interval(column.sum(), len(column))
+    low, high = share_intervals(values.T)
+    columns = list(unbounded)
+    if columns:
+        low[columns], high[columns] = bootstrap_interval(values[:, columns])
     return values.mean(0), low, high
+
+
+def sum_families(values, families):
+    """Values [seeds, problems] -> [seeds, families], with the same means, that vary as sums over families do.
+
+    families: which family each problem belongs to. Variations of one problem are right or wrong together: they are one
+    cluster, and a family is what is independent of others.
+    """
+    names, member = np.unique(families, return_inverse=True)
+    mean = values.mean(1, keepdims=True)
+    sums = np.zeros((len(values), len(names)))
+    np.add.at(sums.T, member, (values - mean).T)
+    return mean + sums * len(names) / values.shape[1]
 
 
 # ---- over seeds and problems: what one needs to speak of a method
@@ -120,30 +160,59 @@ class Estimate(NamedTuple):
     problem_df: float
 
 
-def estimate(*groups):
-    """The signed sum of groups' means over seeds and problems -> Estimate.
+def estimate_share(a):
+    """Accuracy [..., seeds, problems] -> the Estimate of its mean, over seeds and problems from MIN_SEEDS seeds on."""
+    per_problem = a.mean(-2)
+    _, variance = smooth_share(per_problem, SPARE_OF_METHODS)
+    return _cross(per_problem.mean(-1), variance / a.shape[-1], [a])
 
-    groups: (sign, accuracy [..., seeds, problems]); the problems are the same in all, so that they are paired. Seeds
-    and problems are crossed random effects. Problems: the variance over problems of the signed sum of seed means, less
-    the residual's part in it. Seeds: the variance over each group's seeds, which holds the residual's part, with the
-    degrees of freedom of Welch 1947. With fewer than MIN_SEEDS in a group the error is over problems alone.
+
+def estimate_difference(a, b, paired=False):
+    """Accuracies [..., seeds, problems] of two methods on the same problems -> the Estimate of a's mean less b's.
+
+    Problems are paired; with `paired` seeds are too, and the k-th of `a` belongs to the k-th of `b`. Where answers
+    hardly differ the spread that is seen says little, so that pseudo-answers are added to it (see spare_answers).
     """
-    problems = groups[0][1].shape[-1]
-    per_problem = sum(sign * a.mean(-2) for sign, a in groups)
-    value = per_problem.mean(-1)
-    if problems < 2:
-        return Estimate(value, value * np.nan, value * 0.0, value * 0.0 + 1, value * 0.0 + 1)
-    of_problems = per_problem.var(-1, ddof=1) / problems
-    if min(a.shape[-2] for _, a in groups) < MIN_SEEDS:
-        return Estimate(value, np.sqrt(of_problems), value * 0.0, value * 0.0 + 1, value * 0.0 + problems - 1)
-    of_seeds = [a.mean(-1).var(-1, ddof=1) / a.shape[-2] for _, a in groups]
-    residual = sum(_residual_variance(a) / (a.shape[-2] * problems) for _, a in groups)
-    of_problems, seeds = np.maximum(of_problems - residual, 0), sum(of_seeds)
+    problems = a.shape[-1]
+    gaps = a.mean(-2) - b.mean(-2)
+    squares = gaps.var(-1) * problems + spare_answers(a, b)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        of_problems = squares / (problems * (problems - 1.0))
+    return _cross(gaps.mean(-1), of_problems, [a - b] if paired else [a, b])
+
+
+def spare_answers(a, b):
+    """How many discordant pseudo-answers are added to a difference's squares over problems.
+
+    z² for runs, after Agresti and Min 2005 (https://doi.org/10.1002/sim.1781), who add one: with none discordant among
+    n the interval then ends at z²/n, where Wilson's does. For methods, whose seeds show a spread of their own, only
+    what is lacking of z² discordant answers a pair of runs; above that it is none.
+    """
+    if min(a.shape[-2], b.shape[-2]) < MIN_SEEDS:
+        return Z**2
+    discordant = (a**2).mean(-2) + (b**2).mean(-2) - 2 * a.mean(-2) * b.mean(-2)  # [..., problems]
+    return np.maximum(0.0, Z**2 - discordant.sum(-1))
+
+
+def _cross(value, of_problems, groups):
+    """The Estimate of a mean whose variance over problems is `of_problems`; groups: [..., seeds, problems] each.
+
+    Seeds and problems are crossed random effects. Problems: the variance over problems, less the residual's part in it.
+    Seeds: the variance over each group's seeds, which holds the residual's part, with the degrees of freedom of Welch
+    1947. With fewer than MIN_SEEDS in a group the error is over problems alone.
+    """
+    problems = groups[0].shape[-1]
+    zero = value * 0.0
+    if min(a.shape[-2] for a in groups) < MIN_SEEDS or problems < 2:
+        return Estimate(value, np.sqrt(of_problems), zero, zero + 1, zero + max(1, problems - 1))
+    of_seeds = [a.mean(-1).var(-1, ddof=1) / a.shape[-2] for a in groups]
+    residual = sum(_residual_variance(a) / (a.shape[-2] * problems) for a in groups)
+    of_problems = np.maximum(of_problems - residual, 0)
+    seeds = sum(of_seeds)
     with np.errstate(invalid="ignore", divide="ignore"):
         share = np.nan_to_num(seeds / (seeds + of_problems))
-        df = seeds**2 / sum(v**2 / (a.shape[-2] - 1) for v, (_, a) in zip(of_seeds, groups, strict=True))
-    seed_df = np.nan_to_num(df, nan=1.0)
-    return Estimate(value, np.sqrt(seeds + of_problems), share, seed_df, value * 0.0 + problems - 1)
+        df = seeds**2 / sum(v**2 / (a.shape[-2] - 1) for v, a in zip(of_seeds, groups, strict=True))
+    return Estimate(value, np.sqrt(seeds + of_problems), share, np.nan_to_num(df, nan=1.0), zero + problems - 1)
 
 
 def _residual_variance(a):
@@ -152,36 +221,64 @@ def _residual_variance(a):
     return ((a - fitted) ** 2).sum((-2, -1)) / ((a.shape[-2] - 1) * (a.shape[-1] - 1))
 
 
+def upper_tail(e, distance):
+    """P(T > distance) of an Estimate's statistic T: Student's tails of the two sources of error, weighted by shares."""
+    from scipy.special import stdtr  # Student's distribution; scipy.stats' takes fifty times as long
+
+    return e.seed_share * stdtr(e.seed_df, -distance) + (1 - e.seed_share) * stdtr(e.problem_df, -distance)
+
+
 def two_tailed(e, value=0.0):
-    """Two-sided p of the hypothesis that the truth is `value`; NaN where there is no error to measure it by.
-
-    Student's tails of the two sources of error, weighted by their shares of its square. A single t with Satterthwaite's
-    degrees of freedom covers 91 to 93 % with 3 seeds, this 94 to 97 % (tests/test_statistics.py).
-    """
-    from scipy.stats import t
-
+    """Two-sided p of the hypothesis that the truth is `value`; NaN where there is no error to measure it by."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        distance = np.abs(e.value - value) / e.error
-    return 2 * (e.seed_share * t.sf(distance, e.seed_df) + (1 - e.seed_share) * t.sf(distance, e.problem_df))
+        return 2 * upper_tail(e, np.abs(e.value - value) / e.error)
 
 
-def quantile(e, level):
+def equivalence_p(e, margin):
+    """p of the hypothesis that the truth is `margin` or more away from 0: the larger of two one-sided tests'.
+
+    Schuirmann 1987, https://doi.org/10.1007/BF01068419.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.maximum(upper_tail(e, (margin - e.value) / e.error), upper_tail(e, (margin + e.value) / e.error))
+
+
+def t_quantile(df, level=LEVEL):
+    """Student's t beyond which `level` lies on both sides together."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, 1 - level / 2))
+
+
+def quantile(e, level=LEVEL):
     """The number of standard errors beyond which two_tailed() is below `level`; one Estimate of floats."""
     from scipy.optimize import brentq
-    from scipy.stats import t
 
-    ends = sorted(t.isf(level / 2, df) for df in (e.seed_df, e.problem_df))
-    unit = e._replace(value=0.0, error=1.0)
-    return brentq(lambda x: float(two_tailed(unit, x)) - level, ends[0] - 1e-9, ends[1] + 1e-9)
+    ends = sorted(t_quantile(df, level) for df in (e.seed_df, e.problem_df))
+    return brentq(lambda x: 2 * float(upper_tail(e, x)) - level, ends[0] - 1e-9, ends[1] + 1e-9)
 
 
-def interval(e, level=0.05):
-    """The values that two_tailed() does not reject -> (low, high)."""
+def difference_interval(e, level=LEVEL):
+    """The differences that two_tailed() does not reject -> (low, high), within [-1, 1]."""
     half = quantile(e, level) * e.error
-    return float(e.value - half), float(e.value + half)
+    return max(-1.0, float(e.value - half)), min(1.0, float(e.value + half))
 
 
-def detectable(e, level=0.05, power=0.8):
+def share_interval(a):
+    """95 % interval of accuracy [seeds, problems] -> (low, high): over seeds and problems from MIN_SEEDS seeds on.
+
+    Wilson's, as share_intervals has it, with the effective size and the quantile of both sources of error; with fewer
+    seeds it is share_intervals' itself, the same that an evaluation prints of a run.
+    """
+    per_problem = a.mean(0)
+    if len(a) < MIN_SEEDS or a.shape[1] < 2:
+        return tuple(float(end) for end in share_intervals(per_problem))
+    e = estimate_share(a)
+    mean, _ = smooth_share(per_problem, SPARE_OF_METHODS)
+    return tuple(float(end) for end in wilson_interval(e.value, mean * (1 - mean) / e.error**2, quantile(e)))
+
+
+def detectable(e, level=LEVEL, power=0.8):
     """The smallest true difference that a test at this level finds with this power, at this standard error.
 
     Bloom 1995, "Minimum detectable effects", https://doi.org/10.1177/0193841X9501900504.
@@ -208,43 +305,48 @@ def improvement_probability(a, b):
     return float(((a > b) + (a == b) / 2).mean())
 
 
-def permutation_p(a, b):
-    """Two-sided p that the seeds' labels do not matter: accuracies [seeds] of both; assumes no distribution.
-
-    With n seeds each it cannot fall below 2 / C(2n, n): 0.1 for 3, 0.008 for 5.
-    """
-    from scipy.stats import permutation_test
-
-    def difference(x, y, axis):
-        return x.mean(axis) - y.mean(axis)
-
-    return float(permutation_test((a, b), difference, vectorized=True, n_resamples=9999, rng=0).pvalue)
-
-
 def plain(figures):
     """Figures (a dict) as floats, None for what is not known."""
     return {k: None if v is None or math.isnan(v) else float(v) for k, v in figures.items()}
 
 
-def summarise_accuracy(a):
-    """Accuracy [seeds, problems] -> {"value", "low_problems", "high_problems", "low", "high"}; None: not known."""
-    names = ("value", "low_problems", "high_problems", "low", "high")
-    over_problems = [x[0] for x in mean_intervals(a.mean(0)[:, None])]
-    known = len(a) >= MIN_SEEDS and a.shape[1] > 1
-    ends = np.clip(interval(estimate((1, a))), 0, 1) if known else (None, None)
-    return plain(dict(zip(names, (*over_problems, *ends), strict=True)))
+def compare(a, b, level=LEVEL, paired=False, margin=None):
+    """What is said of the difference of accuracies a and b [seeds, problems] -> {name: figure, None: not known}.
 
-
-def compare(a, b, tests=1):
-    """The paired difference of accuracies a and b [seeds, problems] -> its figures; `tests` are corrected for."""
-    e = estimate((1, a), (-1, b))
-    _, [low], [high] = mean_intervals((a.mean(0) - b.mean(0))[:, None], unbounded=[0])
-    seeds = min(len(a), len(b)) >= MIN_SEEDS
-    known = e.error > 0  # not for one problem, and not where all agree in everything
-    figures = {"difference": e.value, "difference_low_problems": low, "difference_high_problems": high}
-    low, high = interval(e) if seeds and known else (None, None)
-    figures |= {"difference_low": low, "difference_high": high}
-    figures |= {"p": two_tailed(e), "detectable": detectable(e, LEVEL / tests) if known else None}
+    level: of the test whose power `detectable` speaks of. paired: the k-th seed of `a` belongs to the k-th of `b`.
+    margin: the difference that would not matter, which p_within is held against.
+    """
+    e = estimate_difference(a, b, paired)
     means = a.mean(1), b.mean(1)
-    figures |= {"p_permutation": permutation_p(*means) if seeds else None}
-    return plain(figures | {"improvement_probability": improvement_probability(*means) if seeds else None})
+    of_methods = min(len(a), len(b)) >= MIN_SEEDS
+    known = a.shape[1] > 1  # one problem has no error
+    low, high = difference_interval(e) if known else (None, None)
+    return plain(
+        {
+            "difference": e.value,
+            "difference_low": low,
+            "difference_high": high,
+            "p": two_tailed(e) if known else None,
+            "p_within": equivalence_p(e, margin) if known and margin is not None else None,
+            "detectable": detectable(e, level) if known and of_methods else None,
+            "improvement_probability": improvement_probability(*means) if of_methods else None,
+        }
+    )
+
+
+# ---- failures
+
+
+def failure_interval(failed, started):
+    """Exact 95 % interval of the share of runs that fail: Clopper and Pearson 1934."""
+    from scipy.stats import binomtest
+
+    return tuple(binomtest(int(failed), int(started)).proportion_ci(0.95, method="exact"))
+
+
+def failure_p(failed, started, theirs_failed, theirs_started):
+    """Two-sided p that two methods fail alike: Fisher's exact test."""
+    from scipy.stats import fisher_exact
+
+    table = [[failed, started - failed], [theirs_failed, theirs_started - theirs_failed]]
+    return float(fisher_exact(table).pvalue)

@@ -1,4 +1,4 @@
-"""What a report writes: tables of methods, runs, curves and groups, as CSV, Markdown and LaTeX.
+"""What a report writes: tables of methods, failures, runs, curves and groups, as CSV, Markdown and LaTeX.
 
 Used by maths_report.py (Probability Smoothing Policy Optimisation, arXiv 2509.21282); a table by itself:
 
@@ -12,113 +12,205 @@ import numpy as np
 import pandas as pd
 
 from common.files import write_text
-from reporting.comparison import CURVES, find_setting, label_runs, mean_metrics, percent, show_setting, validation
+from reporting.comparison import mean_metrics, percent, pool_figures, show_p
+from reporting.methods import accuracy_of, find_setting, label_runs, show_setting
+from reporting.runs import CURVES
 
 RATIOS = ["ratio_min", "ratio_max", "outside_ratio", "active_ratio", "approx_kl"]
 BINS = 40  # parts of a run that a curve shows
 STARRED = (
-    "95 % intervals over seeds and problems; with an asterisk over problems alone, for want of seeds: they speak of "
-    "these runs, not of the method. detectable: the smallest difference found with a power of 0.8."
+    "95 % intervals over seeds and problems; with an asterisk over problems alone, where there are fewer than three "
+    "seeds: they speak of these runs, not of the method. Intervals are not adjusted; p is, by Holm within its family. "
+    "detectable: the smallest true difference that the family's test finds with a power of 0.8, from three seeds on."
 )
 
 
 # ---- tables: what the files and figures hold
 
 
-def describe_run(run, label, method):
-    """The part of a row of runs.csv that is the same for all data sets. method: the Method it is part of, or None."""
+def make_tables(report):
+    """What the files, the page and the figures show: {name: DataFrame}."""
+    tables = {
+        "results": report.rows,
+        "controls": report.controls,
+        "failures": report.failures,
+        "runs": make_runs_table(report),
+        "curves": make_curves_table(report),
+        "ends": make_ends_table(report),
+        "groups": make_groups_table(report),
+    }
+    hidden = ["owner", "theirs"]
+    return {name: pd.DataFrame(rows).drop(columns=hidden, errors="ignore") for name, rows in tables.items()}
+
+
+def describe_run(run, label, chosen):
+    """The part of a row of runs.csv that is the same for all data sets. chosen: whether its method is judged by it."""
     names = [f"trust_region/{name}" for name in RATIOS]
     log = pd.DataFrame(run.log, columns=names, dtype=float).set_axis(RATIOS, axis=1)
     furthest = (log[["ratio_min", "ratio_max"]] - 1).abs().max().max()
-    inert = None if math.isnan(furthest) else bool(furthest < 1e-6)  # the trust region had nothing to do
-    seconds = run.record.outcome.wall_seconds if run.record else None
-    device = str(run.record.basis.device) if run.record else None
     setting = find_setting(run)
-    return {
-        **{"run": str(run.path), "model": run.model, "setting": show_setting(setting), "setting_key": setting},
-        **{"method": label, "seed": run.seed, "learning_rate": run.config.get("learning_rate"), "state": run.state},
-        **{"chosen": method is not None, "validation": validation(run), "inert": inert},
-        **log.mean(),
-        **{"ratio_min": log["ratio_min"].min(), "ratio_max": log["ratio_max"].max()},
-        **{"hours": None if seconds is None else seconds / 3600, "device": device},
+    device = run.record.basis.device if run.record else None
+    row = {
+        "run": str(run.path),
+        "model": run.model,
+        "setting": show_setting(setting),
+        "setting_key": setting,
+        "method": label,
+        "seed": run.seed,
+        "learning_rate": run.config.get("learning_rate"),
+        "state": run.state,
+        "failure": run.failure or None,
+        "tuning": run.tuning,
+        "chosen": chosen,
+        "validation": run.score,
+        "inert": None if math.isnan(furthest) else bool(furthest < 1e-6),  # the trust region had nothing to do
+        "steps": run.steps or None,
     }
+    row |= log.mean().to_dict()
+    row |= {"ratio_min": log["ratio_min"].min(), "ratio_max": log["ratio_max"].max()}
+    row["hours"] = run.record.outcome.wall_seconds / 3600 if run.record else None
+    row["device"] = f"{device.kind}, {device.name}, {device.number_type}" if device else None
+    row["sampler"] = run.record.outcome.sampler if run.record else None
+    return row
 
 
 def make_runs_table(report):
     """A row for each run, data set and temperature; one for a run without a result."""
-    rows, owner = [], {id(run): m for m in report["methods"] for run in m.runs}
-    for run, label in zip(report["runs"], label_runs(report["runs"]), strict=True):
-        fixed = describe_run(run, label, owner.get(id(run)))
-        rows += [] if run.accuracy else [fixed]
+    rows = []
+    judged = {id(run) for m in report.methods for run in m.runs}
+    for run, label in zip(report.runs, label_runs(report.runs), strict=True):
+        fixed = describe_run(run, label, id(run) in judged)
+        if not run.accuracy:
+            rows.append(fixed)
         for key, accuracy in sorted(run.accuracy.items()):
-            figures = {"accuracy": sum(accuracy.values()) / len(accuracy)} | mean_metrics([run], key)
-            rows.append(fixed | {"data_set": key[0], "temperature": key[1]} | figures)
+            values = accuracy_of([run], key)
+            figures = {"accuracy": float(values.mean()), "problems": len(accuracy)}
+            rows.append({**fixed, "data_set": key[0], "temperature": key[1], **figures, **mean_metrics([run], key)})
     return rows
 
 
 def make_curves_table(report):
-    """Training metrics of each method over its seeds: mean, least and greatest, in at most BINS parts of a run."""
+    """Training metrics of each method over its seeds: mean, least and greatest, in at most BINS parts of a run.
+
+    tokens, hours: how many tokens had been generated and how long it had taken by then, a mean over seeds.
+    """
     tables = {}
-    for m in report["methods"]:
-        logs = [pd.DataFrame(run.log, columns=["step", *CURVES], dtype=float) for run in m.runs]
+    for m in report.methods:
+        logs = [read_curves(run) for run in m.runs]
         log = pd.concat(logs, keys=range(len(logs)), names=["run"]).reset_index("run")
         last = max(log["step"].max(), BINS)
         log["step"] = np.ceil(log["step"] * BINS / last) * last / BINS
-        values = log.melt(["run", "step"], var_name="metric").dropna().groupby(["metric", "step", "run"], sort=False)
-        parts = values["value"].mean().groupby(["metric", "step"], sort=False)
-        place = m.model, show_setting(m.setting), m.label
-        tables[place] = parts.agg(seeds="count", mean="mean", low="min", high="max")
+        spent = log.groupby(["step", "run"])[["tokens", "hours"]].max().groupby("step").mean()
+        values = log.drop(columns=["tokens", "hours"]).melt(["run", "step"], var_name="metric").dropna()
+        parts = values.groupby(["metric", "step", "run"], sort=False)["value"].mean()
+        parts = parts.groupby(["metric", "step"], sort=False).agg(seeds="count", mean="mean", low="min", high="max")
+        tables[m.model, show_setting(m.setting), m.label] = parts.join(spent, on="step")
+    tables = {place: table for place, table in tables.items() if len(table)}
     return pd.concat(tables, names=["model", "setting", "method"]).reset_index() if tables else []
 
 
+def read_curves(run):
+    """A run's log as a table: step, the metrics of CURVES, tokens generated and hours of updates so far.
+
+    A row holds the mean length of its completions; a generation is counted once for each update that it is used for,
+    so that the length is divided by them.
+    """
+    log = pd.DataFrame(run.log, columns=["step", *CURVES, "step_time"], dtype=float)
+    log = log[log[list(CURVES)].notna().any(axis=1)]
+    rows = run.config.get("sequences_per_step")
+    uses = run.record.updates_per_generation if run.record else None
+    known = rows is not None and uses
+    steps = log["step"].diff().fillna(log["step"])
+    generations = rows * steps / run.config.get("num_iterations", 1) if known else math.nan
+    log["tokens"] = (log["completions/mean_length"].ffill() * generations).cumsum()
+    log["hours"] = (log["step_time"] * steps).cumsum() / 3600
+    return log.drop(columns="step_time")
+
+
+def make_ends_table(report):
+    """For each method the share of its runs, at the chosen rate, that have failed by a step: steps of a staircase."""
+    rows = []
+    for m in report.methods:
+        started = [run for run in m.runs if run.record is not None]
+        ends = sorted(run.steps for run in started if run.failure)
+        last = max((run.steps for run in started), default=0)
+        place = {"model": m.model, "setting": show_setting(m.setting), "method": m.label, "runs": len(started)}
+        stairs = [(0, 0), *((step, i) for i, step in enumerate(ends, 1)), (last, len(ends))]
+        rows += [{**place, "step": step, "failed": failed / len(started)} for step, failed in stairs if started]
+    return rows
+
+
 def make_groups_table(report):
-    """Accuracy by category and difficulty of each method, and its difference from the baseline."""
-    rows, accuracy = [], {}
-    for result in report["rows"]:
-        key, runs = (result["data_set"], result["temperature"]), result["owner"].runs
-        found = [run.summary[key[0]][f"{key[1]:g}"] for run in runs if key in run.accuracy]
-        place = {k: result[k] for k in ("model", "setting", "data_set", "temperature")}
-        for part, group in [(p, g) for p in ("category", "difficulty") for g in found[0].get(f"by_{p}", {})]:
-            parts = [summary[f"by_{part}"][group] for summary in found]
-            row = place | {"method": result["method"], "by": part, "group": group, "problems": parts[0]["prompts"]}
-            row |= {"seeds": len(parts), "accuracy": sum(p["accuracy"]["value"] for p in parts) / len(parts)}
-            accuracy[*place.values(), result["method"], group] = row["accuracy"]
-            theirs = (*place.values(), result.get("baseline"), group)
-            rows.append((row, theirs))
-    return [row | {"difference": row["accuracy"] - accuracy.get(theirs, math.nan)} for row, theirs in rows]
+    """Accuracy by category and difficulty of each method, and its difference from the baseline, with 95 % halves."""
+    rows = []
+    found = {}
+    for result in report.rows:
+        key = result["data_set"], result["temperature"]
+        place = {name: result[name] for name in ("model", "setting", "data_set", "temperature")}
+        summaries = [run.summary[key[0]][f"{key[1]:g}"] for run in result["owner"].runs if key in run.accuracy]
+        for part in ("category", "difficulty"):
+            for group in summaries[0].get(f"by_{part}", {}) if summaries else ():
+                groups = [summary[f"by_{part}"][group] for summary in summaries]
+                mean, half = pool_figures([figures["accuracy"] for figures in groups])
+                found[*place.values(), result["method"], part, group] = mean, half
+                row = {**place, "method": result["method"], "by": part, "group": group, "seeds": len(groups)}
+                row |= {"problems": groups[0]["prompts"], "accuracy": mean, "accuracy ±": half}
+                rows.append((row, (*place.values(), result.get("baseline"), part, group)))
+    for row, theirs in rows:
+        mean, half = found.get(theirs, (math.nan, None))
+        row["difference"] = row["accuracy"] - mean
+        row["difference ±"] = math.hypot(half, row["accuracy ±"]) if half and row["accuracy ±"] else None
+    return [row for row, _ in rows]
 
 
 # ---- files
 
 
-def show_interval(row, name, prefix="", sign=""):
-    """A figure of a result with its interval over seeds and problems, or, with an asterisk, over problems alone."""
-    over, star = ("", "") if row[f"{prefix}low"] is not None else ("_problems", " *")
-    return percent(row[f"{prefix}low{over}"], row[f"{prefix}high{over}"], row[name], sign) + star
+def show_accuracy(row):
+    """A result's accuracy with its interval, an asterisk where it is over problems alone."""
+    star = "" if row["over"] == "seeds and problems" else " *"
+    return percent(row["low"], row["high"], row["accuracy"]) + star
 
 
-def make_tables(report):
-    """What the files, the page and the figures show: {name: DataFrame}."""
-    rows = {"results": report["rows"], "controls": report["controls"], "runs": make_runs_table(report)}
-    rows |= {"curves": make_curves_table(report), "groups": make_groups_table(report)}
-    return {name: pd.DataFrame(table).drop(columns="owner", errors="ignore") for name, table in rows.items()}
+def show_difference(row):
+    """A result's difference with its interval, an asterisk where it is over problems alone; "" without a baseline."""
+    if "difference" not in row:
+        return ""
+    star = "" if row["compared"] == "methods" else " *"
+    return percent(row["difference_low"], row["difference_high"], row["difference"], "+") + star
 
 
 def table_cells(rows):
     """The main table's header and lines of text, for Markdown and LaTeX."""
-    header = ["model", "setting", "data set", "T", "method", "seeds", "rate", "rates tried", "accuracy, %"]
-    header += ["difference", "p (Holm)", "detectable", "verdict"]
+    header = "model,setting,data set,T,method,finished,rate,rates tried,accuracy %,difference,seeds,p (Holm)"
+    header = [*header.split(","), "detectable", "verdict"]
     lines = []
-    for r in rows:
-        line = [r["model"], r["setting"], r["data_set"], f"{r['temperature']:g}", r["method"], str(r["seeds"])]
-        rate = "" if r["learning_rate"] is None else f"{r['learning_rate']:g}"
-        line += [rate, str(r["rates_tried"]), show_interval(r, "accuracy")]
-        gap, p, limit = "", "", ""
-        if r.get("difference") is not None:
-            gap = show_interval(r, "difference", "difference_", "+")
-            p = "-" if r["p_holm"] is None else f"{r['p_holm']:.3f}"
-            limit = "-" if r["detectable"] is None else f"{100 * r['detectable']:.1f}"
-        lines.append([*line, gap, p, limit, r.get("verdict", "")])
+    for row in rows:
+        seeds = p = limit = ""
+        if "difference" in row:
+            seeds = "paired" if row["seeds_paired"] else "not paired"
+            p = show_p(row["p_holm"])
+            limit = "-" if row["detectable"] is None else f"{100 * row['detectable']:.1f}"
+        rate = "" if row["learning_rate"] is None else f"{row['learning_rate']:g}"
+        tried = f"{row['rates_tried']}" + (f", chose the {row['edge']}" if row["edge"] else "")
+        lines.append(
+            [
+                row["model"],
+                row["setting"],
+                row["data_set"],
+                f"{row['temperature']:g}",
+                row["method"],
+                f"{row['finished']} of {row['started']}",
+                rate,
+                tried,
+                show_accuracy(row),
+                show_difference(row),
+                seeds,
+                p,
+                limit,
+                row.get("verdict", ""),
+            ]
+        )
     return header, lines
 
 
@@ -133,14 +225,15 @@ def join_list(value):
     return " ".join(f"{x:.6g}" for x in value) if isinstance(value, list) else value
 
 
-def write_files(tables, rows, output):
+def write_files(tables, report, output):
     """The CSV files, results.md and results.tex."""
     for name, table in tables.items():
-        (output / f"{name}.csv").unlink(missing_ok=True)  # of an earlier report
         if len(table):
             shown = table.drop(columns="setting_key", errors="ignore").map(join_list)
             write_text(output / f"{name}.csv", shown.to_csv(index=False, float_format="%.6g"))
-    header, lines = table_cells(rows)
-    write_text(output / "results.md", to_markdown(header, lines) + f"\n{STARRED}\n")
+    header, lines = table_cells(report.rows)
+    answer = " ".join(report.answer)
+    rules = "".join(f"- {line}\n" for line in report.rules)
+    write_text(output / "results.md", f"{answer}\n\n{to_markdown(header, lines)}\n{STARRED}\n\n{rules}")
     latex = pd.DataFrame(lines, columns=header).to_latex(index=False, escape=True)
-    write_text(output / "results.tex", f"{latex}% {STARRED}\n")
+    write_text(output / "results.tex", f"% {answer}\n{latex}% {STARRED}\n")

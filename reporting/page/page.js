@@ -21,21 +21,26 @@ const known = (x) => x !== null && x !== undefined && x !== "";
 const percent = (x, sign = false) => (known(x) ? (sign && x >= 0 ? "+" : "") + (100 * x).toFixed(1) : "–");
 const ends = (low, high, sign) => (known(low) && known(high) ? `${percent(low, sign)} to ${percent(high, sign)}` : "–");
 const number = (x) => (known(x) ? String(Number(x.toPrecision(4))) : "–");
-const chance = (x) => (known(x) ? (x < 0.001 ? "<0.001" : x.toFixed(3)) : "–");
+const chance = (x) => (known(x) ? (x < 0.001 ? "< 0.001" : x.toFixed(3)) : "–");
 
 // ---- tables
 
-function seedDots(row) {
-  const x = (v) => 4 + 1.5 * 100 * v;
-  const picture = draw("svg", { width: 160, height: 20, role: "img" });
+// One axis for all rows of a table: whole tens of percent around every interval and every seed.
+function sharedAxis(rows) {
+  const values = rows.flatMap((r) => [r.low, r.high, ...r.per_seed]).filter(known);
+  const low = Math.floor(10 * Math.min(...values)) / 10, high = Math.ceil(10 * Math.max(...values)) / 10;
+  return { low, high: Math.max(high, low + 0.1) };
+}
+
+function seedDots(row, axis) {
+  const x = (v) => 4 + 182 * (v - axis.low) / (axis.high - axis.low);
+  const picture = draw("svg", { width: 190, height: 20, role: "img" });
   picture.setAttribute("aria-label", `seeds: ${row.per_seed.map((v) => percent(v)).join(", ")}`);
-  picture.append(draw("line", { x1: 4, x2: 154, y1: 19, y2: 19, stroke: "#c9c9c9" }));
-  if (known(row.low)) picture.append(draw("line", { x1: x(row.low), x2: x(row.high), y1: 10, y2: 10, stroke: "#1b1b1b" }));
-  if (known(row.low_problems)) {
-    const wide = Math.max(1, x(row.high_problems) - x(row.low_problems));
-    picture.append(draw("rect", { x: x(row.low_problems), y: 6, width: wide, height: 8, fill: "#56B4E9", opacity: 0.7 }));
+  for (let v = axis.low; v < axis.high + 0.01; v += 0.1) {
+    picture.append(draw("line", { x1: x(v), x2: x(v), y1: 0, y2: 20, stroke: "#e2e2e2" }));
   }
-  for (const v of row.per_seed) picture.append(draw("circle", { cx: x(v), cy: 10, r: 2.5, fill: "#0072B2" }));
+  if (known(row.low)) picture.append(draw("line", { x1: x(row.low), x2: x(row.high), y1: 10, y2: 10, stroke: "#1b1b1b", "stroke-width": 2 }));
+  for (const v of row.per_seed) picture.append(draw("circle", { cx: x(v), cy: 10, r: 3, fill: "#0072B2", "fill-opacity": 0.75 }));
   return picture;
 }
 
@@ -47,44 +52,90 @@ function twoLines(first, second) {
 
 function methodCell(r) {
   const box = twoLines(r.method, [r.model, r.setting].filter(known).join(", "));
-  if (r.baseline) box.append(make("div", `against ${r.baseline}`, { class: "small" }));
+  if (known(r.baseline)) box.append(make("div", `against ${r.baseline}`, { class: "small" }));
   return box;
 }
 
-const difference = (r) => twoLines(
-  known(r.difference) ? `${percent(r.difference, true)} (${ends(r.difference_low_problems, r.difference_high_problems, true)})` : "",
-  known(r.difference) ? `seeds too: ${ends(r.difference_low, r.difference_high, true)}` : "");
-const rate = (r) => (known(r.learning_rate) ? `${r.learning_rate} of ${r.rates_tried}` : "");
-const passes = (r, kind) => Object.keys(r).filter((k) => k.startsWith(kind)).map((k) => Number(k.slice(kind.length)));
-const best = (r, kind) => { const k = Math.max(...passes(r, kind)); return k > 0 && r[kind + k]; };
+function finishedCell(r) {
+  const box = twoLines(`${r.finished} of ${r.started}`, r.failed ? `${r.failed} failed` : "");
+  if (r.failed) box.lastChild.className = "flag";
+  if (r.stand_ins) box.append(make("div", `${r.stand_ins} stand in`, { class: "small" }));
+  return box;
+}
 
-const RESULTS = [ // title, value to sort by, what is shown, class
-  ["method", (r) => r.method, methodCell, "method"],
+function differenceCell(r) {
+  if (!known(r.difference)) return "";
+  const star = r.compared === "methods" ? "" : " *";
+  const range = `${ends(r.difference_low, r.difference_high, true)}${star}`;
+  return twoLines(percent(r.difference, true), r.seeds_paired ? `${range}, seeds paired` : range);
+}
+
+function verdictCell(r) {
+  if (!known(r.verdict)) return "";
+  const box = twoLines(r.verdict, known(r.p_holm) ? `p ${chance(r.p_holm)}` : "");
+  if (/^(better|worse)/.test(r.verdict)) box.classList.add("strong");
+  return box;
+}
+
+function rateCell(r) {
+  if (!known(r.learning_rate)) return "";
+  const box = twoLines(String(r.learning_rate), r.edge ? `${r.edge} of ${r.rates_tried}` : `of ${r.rates_tried}`);
+  if (r.edge) box.lastChild.className = "flag";
+  return box;
+}
+
+const passes = (r, kind) => Object.keys(r).filter((k) => k.startsWith(kind) && !k.endsWith("±")).map((k) => Number(k.slice(kind.length)));
+const best = (r, kind) => { const k = Math.max(...passes(r, kind).filter((k) => known(r[kind + k]))); return k > 0 ? r[kind + k] : null; };
+const about = (r, kind) => {
+  const k = Math.max(...passes(r, kind).filter((n) => known(r[kind + n])));
+  return k > 0 && known(r[`${kind}${k} ±`]) ? ` ± ${percent(r[`${kind}${k} ±`])}` : "";
+};
+const accuracyCell = (r) => twoLines(percent(r.accuracy), `${ends(r.low, r.high)}${r.over === "problems" ? " *" : ""}`);
+
+const title = (axis) => `seeds, ${Math.round(100 * axis.low)} to ${Math.round(100 * axis.high)} %`;
+function mainColumns(rows) { // title, value to sort by, what is shown, class
+  const axis = rows.length ? sharedAxis(rows) : { low: 0, high: 1 };
+  return [
+    ["method", (r) => r.method, methodCell, "method"],
+    ["accuracy, %", (r) => r.accuracy, accuracyCell, ""],
+    ["difference", (r) => r.difference, differenceCell, ""],
+    ["verdict", (r) => r.verdict, verdictCell, "words"],
+    [title(axis), (r) => r.accuracy, (r) => seedDots(r, axis), ""],
+    ["finished", (r) => r.finished, finishedCell, ""],
+    ["detectable", (r) => r.detectable, (r) => (known(r.detectable) ? percent(r.detectable) : ""), "number"],
+    ["rate", (r) => r.learning_rate, rateCell, ""],
+  ];
+}
+const allColumns = (rows) => [
   ["data set", (r) => r.data_set, null, ""], ["T", (r) => r.temperature, null, "number"],
-  ["accuracy, %", (r) => r.accuracy,
-    (r) => twoLines(`${percent(r.accuracy)} (${ends(r.low_problems, r.high_problems)})`, `seeds too: ${ends(r.low, r.high)}`), ""],
-  ["difference, points", (r) => r.difference, difference, ""],
-  ["p, Holm", (r) => r.p_holm, (r) => (known(r.difference) ? chance(r.p_holm) : ""), "number"],
-  ["verdict", (r) => r.verdict, null, "words"],
-  ["seeds", (r) => r.seeds, null, "number"], ["each seed, 0 to 100 %", (r) => r.accuracy, seedDots, ""],
-  ["detectable", (r) => r.detectable, (r) => (known(r.difference) ? percent(r.detectable) : ""), "number"],
-  ["chance to beat", (r) => r.improvement_probability, (r) => (known(r.difference) ? chance(r.improvement_probability) : ""), "number"],
-  ["rate", (r) => r.learning_rate, rate, ""],
-  ["pass@most", (r) => best(r, "pass@"), (r) => percent(best(r, "pass@")), "number"],
-  ["maj@most", (r) => best(r, "maj@"), (r) => percent(best(r, "maj@")), "number"],
+  ...mainColumns(rows),
+  ["chance to beat", (r) => r.improvement_probability, (r) => (known(r.improvement_probability) ? chance(r.improvement_probability) : ""), "number"],
+  ["gain by choosing the rate", (r) => r.selection_gain, (r) => (known(r.selection_gain) ? percent(r.selection_gain, true) : ""), "number"],
+  ["pass@most", (r) => best(r, "pass@"), (r) => percent(best(r, "pass@")) + about(r, "pass@"), "number"],
+  ["maj@most", (r) => best(r, "maj@"), (r) => percent(best(r, "maj@")) + about(r, "maj@"), "number"],
   ["tokens", (r) => r.mean_tokens, (r) => number(r.mean_tokens), "number"],
   ["cut off, %", (r) => r.cut_off, (r) => percent(r.cut_off), "number"],
+];
+const FAILURES = [
+  ["method", (r) => r.method, methodCell, "method"],
+  ["started", (r) => r.started, null, "number"], ["finished", (r) => r.finished, null, "number"],
+  ["failed", (r) => r.failed, null, "number"],
+  ["share, %", (r) => r.share, (r) => twoLines(percent(r.share), ends(r.low, r.high)), ""],
+  ["baseline's", (r) => r.theirs_failed, (r) => (known(r.theirs_started) ? `${r.theirs_failed} of ${r.theirs_started}` : ""), ""],
+  ["p", (r) => r.p_holm, (r) => (known(r.p_holm) ? chance(r.p_holm) : ""), "number"],
+  ["why", (r) => r.why, null, "words"],
 ];
 const inert = (r) => (r.inert ? make("span", "inert: ratio always 1", { class: "flag" }) : known(r.inert) ? "no" : "");
 const plain = (title, key) => [title, (r) => r[key], (r) => (typeof r[key] === "number" ? number(r[key]) : r[key]), typeof key];
 const RUNS = [
   ["run", (r) => r.run, null, "path"], ["state", (r) => r.state, null, "words"], ["method", (r) => r.method, null, "words"],
   plain("seed", "seed"), ["rate", (r) => r.learning_rate, (r) => (known(r.learning_rate) ? String(r.learning_rate) : ""), "number"],
-  ["chosen", (r) => String(r.chosen), (r) => (r.chosen ? "yes" : ""), ""], plain("validation", "validation"),
+  ["judged", (r) => String(r.chosen), (r) => (r.chosen ? "yes" : r.tuning ? "tuning" : ""), ""], plain("validation", "validation"),
   ["data set", (r) => r.data_set, null, ""], plain("T", "temperature"),
   ["accuracy, %", (r) => r.accuracy, (r) => percent(r.accuracy), "number"], ["inert", (r) => String(r.inert), inert, ""],
   plain("least ratio", "ratio_min"), plain("greatest ratio", "ratio_max"), plain("outside 1±ε", "outside_ratio"),
   plain("acted on", "active_ratio"), plain("KL", "approx_kl"), plain("hours", "hours"), ["device", (r) => r.device, null, ""],
+  ["sampler", (r) => r.sampler, null, ""],
 ].map((column) => (column[3] === "string" ? [...column.slice(0, 3), "number"] : column));
 
 function fillTable(table, rows, columns, sorted) {
@@ -361,8 +412,11 @@ async function setUpBrowser() {
   chooseDataSet();
 }
 
-setUpTable("results-table", data.results, RESULTS);
-if (data.controls.length) setUpTable("controls-table", data.controls, RESULTS);
+const primary = data.results.filter((r) => r.primary);
+setUpTable("results-table", primary, mainColumns(primary));
+setUpTable("all-table", data.results, allColumns(data.results));
+if (data.controls.length) setUpTable("controls-table", data.controls, allColumns(data.controls));
+setUpTable("failures-table", data.failures, FAILURES);
 setUpTable("runs-table", data.runs, RUNS);
 setUpBrowser().then(
   () => { document.documentElement.dataset.ready = Math.round(performance.now()); },

@@ -18,21 +18,24 @@ from pathlib import Path
 
 from common.datasets import find_dataset, load_maths_dataset
 from common.files import BadInput, get_cache_dir, go_offline, write_text
-from reporting.comparison import show_setting
+from evaluation.rows import read_rows
+from reporting.methods import show_setting
+from reporting.runs import find_evaluation
 
 PAGE = Path(__file__).resolve().parent
 MAX_COMPLETIONS = 200_000  # in the page; beyond, the first samples of each problem, then every n-th problem
 MAX_CHARACTERS = 200_000_000  # of them all
 
 
-def write_page(report, tables, figures, args, read):
-    """Write index.html. figures: [(name, caption, SVG text)]; read(run, data set) yields stored completions (dicts)."""
+def write_page(report, tables, figures, path, cache_dir):
+    """Write the page to `path`; returns what its reader should know. figures: [(name, caption, SVG text)]."""
     import jinja2
     from markupsafe import Markup
 
-    problems, notes = read_questions(report["keys"], args.cache_dir)
-    index, answers, note = make_browser(report, problems, read)
-    shown = {name: json.loads(tables[name].to_json(orient="records")) for name in ("results", "controls", "runs")}
+    problems, notes = read_questions(report.question.keys, cache_dir)
+    index, answers, note = make_browser(report, problems)
+    names = ("results", "controls", "failures", "runs")
+    shown = {name: json.loads(tables[name].to_json(orient="records")) for name in names}
     title = hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(PAGE), autoescape=True, trim_blocks=True)
     text = environment.get_template("index.html.j2").render(
@@ -42,15 +45,18 @@ def write_page(report, tables, figures, args, read):
         index=pack(index),
         answers={place: pack(methods) for place, methods in answers.items()},
         figures=[(name, caption, Markup(svg[svg.index("<svg") :])) for name, caption, svg in figures],
-        notes=report["notes"] + notes,
-        count=len(report["runs"]),
-        models=", ".join(sorted({run.model for run in report["runs"]})),
-        baseline=report["baseline"],
+        answer=report.answer,
+        rules=report.rules,
+        notes=report.notes + notes,
+        count=len(report.runs),
+        models=", ".join(sorted({run.model for run in report.runs})),
+        baseline=report.question.baseline,
+        primary=report.question.primary,
         controls=len(tables["controls"]) > 0,
         browser_note=note,
     )
-    write_text(args.output / "index.html", text)
-    print("\n".join(notes), end="\n" if notes else "")
+    write_text(path, text)
+    return notes
 
 
 def to_script(value):
@@ -80,7 +86,7 @@ def read_questions(keys, cache_dir):
 
 
 def choose_samples(methods, keys):
-    """What the page can hold: (the first so many samples, of every so manieth problem, up to so many characters)."""
+    """What the page can hold: (samples of a problem, the first ones; n, for every n-th problem; characters of each)."""
     having = [(run, key) for key in keys for m in methods for run in m.runs if key in run.accuracy]
     given = [1 if key[1] == 0 else run.settings.samples_per_prompt for run, key in having]
     sizes = [(len(run.accuracy[key]), most) for (run, key), most in zip(having, given, strict=True)]
@@ -93,9 +99,10 @@ def choose_samples(methods, keys):
     return samples, max(1, math.ceil(total / MAX_COMPLETIONS)), limit
 
 
-def make_browser(report, questions, read):
-    """(index, {"view-problem": {method's index: completions}}, what the reader should know); read as in write_page."""
-    methods, keys = report["methods"], report["keys"]
+def make_browser(report, questions):
+    """(index, {"view-problem": {method's index: completions}}, what the reader should know)."""
+    keys = report.question.keys
+    methods = [m for m in report.methods if any(run.accuracy for run in m.runs)]
     samples, step, limit = choose_samples(methods, keys)
     several = len({(m.model, m.setting) for m in methods}) > 1
     index = {"methods": [describe(m, several) for m in methods], "problems": {}, "views": []}
@@ -109,7 +116,7 @@ def make_browser(report, questions, read):
         shown = {p: i for p, i in enumerate(ids) if p % step == 0}
         places = {(i, t): f"{v}-{p}" for v, t in enumerate(temperatures, len(index["views"])) for p, i in shown.items()}
         index["views"] += [make_view(methods, (name, t), ids) for t in temperatures]
-        for place, method, answer in read_answers(methods, name, places, (samples, limit), read):
+        for place, method, answer in read_answers(methods, name, places, (samples, limit)):
             answers[place].setdefault(method, []).append(answer)
     for completions in (each for place in answers.values() for each in place.values()):
         completions.sort(key=lambda answer: (str(answer[0]), answer[1]))  # by seed and sample
@@ -142,7 +149,7 @@ def make_view(methods, key, ids):
     return {**place, "methods": having, "problems": problems, "accuracy": accuracy}
 
 
-def read_answers(methods, name, places, limits, read):
+def read_answers(methods, name, places, limits):
     """Yields (place, method's index, a stored completion as a list) of a data set, as far as `places` has it.
 
     places: {(problem's id, temperature): where it is shown}. limits: samples of a run, characters of each.
@@ -150,7 +157,7 @@ def read_answers(methods, name, places, limits, read):
     samples, limit = limits
     having = [(i, run) for i, m in enumerate(methods) for run in m.runs if any(key[0] == name for key in run.accuracy)]
     for i, run in having:
-        for row in read(run, name):
+        for row in read_rows(find_evaluation(run.path) / f"{name}.jsonl"):
             place, sample = places.get((row["id"], row["temperature"])), row.get("sample", 0)
             if place and (name, row["temperature"]) in run.accuracy and sample < samples:
                 text = str(row.get("completion", ""))

@@ -22,9 +22,9 @@ def test_the_interval_does_not_collapse_when_all_prompts_agree():
     assert summary["accuracy"]["value"] == 1 and 0.8 < summary["accuracy"]["low"] < 0.95
 
 
-def test_one_prompt_has_no_interval_but_wilsons():
+def test_one_prompt_has_a_wide_interval():
     summary = summarise([prompt_metrics(make_samples([1, 0], [None, "6"]), "integer")])
-    assert summary["accuracy"] == {"value": 0.5, "low": None, "high": None}
+    assert summary["accuracy"]["low"] < 0.1 and summary["accuracy"]["high"] > 0.9
 
 
 def test_summary_by_category_and_difficulty():
