@@ -2,10 +2,10 @@
 
 import hashlib
 import json
+import math
 import socket
 import struct
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -62,9 +62,9 @@ class Hub:
 
     repositories: {"models/ORG/NAME" or "datasets/ORG/NAME": Repository}.
     faults: functions (path, method) -> None or a fault, asked in turn for a request. A fault is a dict with "status"
-    (and "headers"), "cut" (bytes sent before the connection drops; "reset": by a TCP reset), "stall" (seconds before
-    the answer), "hold" (an Event that it waits for), "short" (the file is sent as if it ended there), "slow" (seconds
-    between blocks) or "flip" (a wrong bit in each block).
+    (and "headers"), "cut" (bytes sent before the connection drops; "reset": by a TCP reset), "hold" (an Event that it
+    waits for), "hold_after" (bytes after which it waits for the Event "until"), "short" (the file is sent as if it
+    ended there) or "flip" (a wrong bit in each block).
     sent: bytes of file content sent, by file; requests: (method, path, range) in order; tokens: (host, authorization).
     """
 
@@ -120,7 +120,6 @@ class Handler(BaseHTTPRequestHandler):
         fault = next((found for fault in self.server.hub.faults if (found := fault(path, method))), {})
         if "hold" in fault:
             fault["hold"].wait(60)
-        time.sleep(fault.get("stall", 0))
         if "status" in fault:
             return self.send(fault["status"], b"{}", fault.get("headers"))
         repository, kind, rest = self.server.hub.find(path)
@@ -167,7 +166,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_content(self, blocks, left, name, fault):
         limit = min(left, fault.get("cut", left))
+        sent = 0
         for block in blocks:
+            if sent >= fault.get("hold_after", math.inf):  # bytes; as a connection that has gone silent
+                fault["until"].wait(60)
+            sent += len(block)
             block = block[:limit]
             if fault.get("flip") and block:
                 block = bytes([block[0] ^ 1]) + block[1:]
@@ -177,7 +180,6 @@ class Handler(BaseHTTPRequestHandler):
                 return
             self.server.hub.sent[name] = self.server.hub.sent.get(name, 0) + len(block)
             limit -= len(block)
-            time.sleep(fault.get("slow", 0))
             if limit <= 0:
                 break
         if limit < left and "cut" in fault:
