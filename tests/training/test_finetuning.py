@@ -370,7 +370,9 @@ def test_a_picture_that_fails_is_one_warning(start, tmp_path):
 
 def test_which_sampler_runs_is_said_and_its_error_is_logged(run, tmp_path):
     rows = log_rows(run(*SMALL, "--max_steps", "4"))
-    assert "sampler: own" in (tmp_path / "log").read_text()
+    text = (tmp_path / "log").read_text()
+    assert "sampler: own" in text
+    assert "seed0: step 1 of 4, " in text and "\r" not in text and "Warning" not in text  # nobody sees a terminal
     name = "sampling/sampling_logp_difference/mean"
     assert all(0 < row[name] < 1e-4 for row in rows if "reward" in row)
     rows = log_rows(run(*SMALL, "--max_steps", "4", "--min_p", "0.01", root="b"))
@@ -618,6 +620,7 @@ def test_lora_trains_continues_merges_and_agrees(run, tmp_path, start):
     killed(start(argv, tmp_path / "log", AFTER_STEP_4))
     continued, straight = run(*flags), run(*flags, root="b")
     assert weights(continued) == weights(straight)
+    assert not list(path.glob("training_args.bin")) and not list(path.glob("adapter/*.bin"))  # no pickle is left
     merged = AutoModelForCausalLM.from_pretrained(path, dtype="float32")
     base = AutoModelForCausalLM.from_pretrained(ROOT / "demo" / "model", dtype="float32")
     unmerged = PeftModel.from_pretrained(base, path / "adapter")
