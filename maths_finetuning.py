@@ -95,6 +95,8 @@ def make_parser():
     add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: a GPU if there is one")
     add_argument("--stop_on_collapse", action="store_true", help="end a run whose reward fell below half of its best")
     add_argument("--sampler", choices=["auto", "own", "trl"], default="auto", help="default: own; on a GPU the faster")
+    every = "write a few completions into completions.jsonl every so many steps; 0: never (default: 10)"
+    add_argument("--log_completions_steps", type=int, default=10, help=every)
     add_argument("--merge_adapter", action="store_true", help="with LoRA: also fold the adapter into the model")
     add_argument("--overwrite", action="store_true", help="start afresh; an existing run is moved aside")
     add_argument("--accept_changes", action="store_true", help="go on though code, data or device differ; see run.json")
@@ -109,6 +111,8 @@ def parse(argv):
     ours = {action.dest for action in parser._actions}  # a recipe may hold our own flags too
     words = [f"--{k}" if v is True else f"--{k}={v}" for k, v in recipe.items() if k in ours and str(v) != "False"]
     args, rest = parser.parse_known_args([*words, *argv])
+    if args.log_completions_steps < 0:
+        raise BadInput(f"--log_completions_steps {args.log_completions_steps}: must be 0 or more")
     if not 0 <= args.seed < 2**32:  # the range NumPy takes
         raise BadInput(f"seed must be a whole number from 0 to 4294967295, got {args.seed}")
     dataset = str(args.dataset or ("demo" if is_demo(args.model) else "gsm8k"))
@@ -462,8 +466,11 @@ def say(config, *lines):
 def finish_training(plan, trainer, run):
     """Train, then put the finished model, its record and its curve in place; returns the exit code."""
     from training.callbacks import save_final, watch, write_model_card
+    from training.completions import CompletionsLog
 
     watcher = watch(trainer, run, plan.command.args.stop_on_collapse)
+    if plan.command.args.log_completions_steps and plan.command.args.trust_region_method != "sft":
+        trainer.add_callback(CompletionsLog(trainer, run.path, plan.command.args.log_completions_steps))
     if not train(trainer, watcher, run.checkpoint):
         step = trainer.state.global_step
         say(trainer.args, f"saved at step {step}, not finished: the same command goes on from here")

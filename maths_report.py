@@ -35,6 +35,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.completions import show_completions
 from common.files import BadInput, make_parser, run_script
 from common.record import read_record
 from reporting.answer import explain_rules, make_answer, print_methods, print_pair
@@ -258,7 +259,11 @@ def parse_args():
     parser.add_argument("--output", type=Path, help="directory for the page, figures and files (default: none)")
     parser.add_argument("--datasets", nargs="+", metavar="NAME", help="default: all that were evaluated")
     parser.add_argument("--cache_dir", help="where the questions are (default: $GRPSPO_CACHE, else ./cached_files)")
+    completions = "only show the last N completions that were written while each run trained (default: 8)"
+    parser.add_argument("--completions", nargs="?", type=int, const=8, metavar="N", help=completions)
     args = parser.parse_args()
+    if args.completions is not None and args.completions < 1:
+        raise BadInput(f"--completions {args.completions}: must be at least 1")
     if args.margin is not None and not 0 < args.margin < math.inf:
         raise BadInput(f"--margin {args.margin:g}: must be a number of points above 0")
     if args.output and args.output.exists() and not args.output.is_dir():
@@ -268,6 +273,9 @@ def parse_args():
 
 def main():
     args = parse_args()
+    if args.completions:
+        print(*(show_completions(path, args.completions) for path in args.runs), sep="\n\n")
+        return 0
     runs = read_runs(args.runs, args.datasets, args.tuning_seeds)
     if len(args.runs) == 2 and len(runs) == 2 and not args.output and not args.baseline:
         check_settings(runs)

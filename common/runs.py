@@ -5,6 +5,7 @@ run directory holds
 
     run.json           status, configuration, what decides its numbers (code, data, versions, device), host, wall time
     metrics.jsonl      one object a log step, validation included
+    completions.jsonl  a few completions now and then, with what was read in them and paid for them
     checkpoint-N/      complete, with a seal, or not continued from; always at the end of a generation cycle
     model.safetensors  (or an adapter), tokenizer and configs: the finished model, best by validation
     reward_curve.png   the training curve
