@@ -42,6 +42,7 @@ from common.models import choose_precision, find_model_dirs, get_eos_token_ids, 
 from common.progress import open_bar
 from common.record import read_record
 from evaluation.engines import (
+    check_own_sampler,
     choose_backend,
     choose_batch_size,
     encode_prompts,
@@ -297,6 +298,8 @@ def generate_missing(evaluation):
     known = [ids for rows in prompts.values() for ids in rows.values()]
     longest = max(map(len, known), default=1) + args.max_new_tokens
     backend = choose_backend(args.backend, evaluation.dirs)
+    if backend == "transformers":
+        check_own_sampler(config, longest)
     batch_size = args.batch_size or choose_batch_size(config, longest, *choose_precision())
     evaluation.settings = make_settings(evaluation, backend, batch_size)
     if there := read_stored(evaluation.out):

@@ -30,7 +30,7 @@ from apply_patches import require_patched_trl, trust_region_methods
 from common import files
 from common.datasets import build_prompt, find_dataset, load_training_split
 from common.files import BadInput, get_cache_dir, go_offline, hash_value, run_script
-from common.models import check_weights, find_model, get_eos_token_ids, is_demo, load_model, load_tokenizer
+from common.models import check_weights, find_model, get_eos_token_ids, is_demo, load_config, load_model, load_tokenizer
 from common.record import make_record, read_record, validation_at, write_record
 from common.runs import EXIT_SAVED, LOG_FILE, open_run, read_log, step_of
 from maths_rewards import REWARDS
@@ -268,8 +268,11 @@ def find_sharding(config):
     return None
 
 
-def choose_sampler(plan):
-    """The SamplerChoice of a run. Raises BadInput where --sampler own cannot do what is asked."""
+def choose_sampler(plan, obstacle=None):
+    """The SamplerChoice of a run. Raises BadInput where --sampler own cannot do what is asked.
+
+    obstacle: why our sampler cannot drive the model, None where it can, see find_rollout_obstacle.
+    """
     args, config = plan.command.args, plan.config
     if args.trust_region_method == "sft":
         return SamplerChoice(None, "")
@@ -282,15 +285,30 @@ def choose_sampler(plan):
     if sharding := find_sharding(config):
         obstacles[sharding] = True
     found = ", ".join(name for name, there in obstacles.items() if there)
+    if args.sampler == "own" and obstacle:
+        raise BadInput(f"--sampler own cannot drive this model: {obstacle}; leave it out, or use --sampler trl")
     if args.sampler == "own" and found:
         raise BadInput(f"--sampler own cannot do {found}: leave it out, or use --sampler trl")
     if args.sampler == "trl":
         return SamplerChoice("trl", "asked for")
     if found:
         return SamplerChoice("trl", f"{found} needs it")
+    if obstacle:
+        return SamplerChoice("trl", f"ours cannot drive this model: {obstacle}")
     if args.sampler == "own" or config.use_cpu:
         return SamplerChoice("own", "held against a forward pass at its first batch")
     return SamplerChoice("trial", "ours and TRL's own path answer the first batch, the faster one stays")
+
+
+def find_obstacle(plan, model_path, tokenizer, data):
+    """Why our sampler cannot complete the prompts of this run, None where it can and for sft."""
+    if plan.command.args.trust_region_method == "sft":
+        return None
+    from training.rollout import find_rollout_obstacle  # imports torch
+
+    prompts = [*data["train"]["prompt"], *data["validation"]["prompt"]]
+    config, _ = load_config(model_path)
+    return find_rollout_obstacle(config, tokenizer, prompts, plan.config.max_completion_length)
 
 
 def settle_sampler(run, config, seconds):
@@ -322,6 +340,12 @@ def make_trainer(plan, sampler, model, tokenizer, data, settle=None):
 
     rollout = None if sampler == "trl" else make_rollout(plan.config.seed, tokenizer, settle)
     return ThriftyGRPOTrainer(reward_funcs=list(REWARDS), rollout_func=rollout, **common)
+
+
+def check_sharding(trainer):
+    """Raises BadInput where FSDP was asked for and accelerate holds a whole model in each process, as on a CPU."""
+    if find_sharding(trainer.args) == "FSDP" and not trainer.is_fsdp_enabled:
+        raise BadInput("accelerate does not shard a model over CPUs or one process: use recipes/ddp.yaml, or GPUs")
 
 
 def train(trainer, watcher, checkpoint):
@@ -380,7 +404,7 @@ def run_training(plan, model_path):
     if not plan.model_config.use_peft:
         check_room(path, model_path, checkpoints_kept(config, len(data["train"]), processes.num_processes) + 1)
     hashes = {part: f"{len(rows)} rows, {hash_value(rows.to_list())[:16]}" for part, rows in data.items()}
-    choice = choose_sampler(plan)
+    choice = choose_sampler(plan, find_obstacle(plan, model_path, tokenizer, data))
     fit_to_memory(plan, model_path, tokenizer, data)
     fresh = make_record(plan.command, plan.values, processes.num_processes, model_path, hashes)
     with open_run(path, fresh, args, processes) as run:
@@ -397,6 +421,7 @@ def run_training(plan, model_path):
         settle = partial(settle_sampler, run, config) if choice.sampler == "trial" else None
         run.record.outcome.sampler = choice.sampler if settle is None else None
         trainer = make_trainer(plan, choice.sampler, policy, tokenizer, data, settle)
+        check_sharding(trainer)
         if choice.sampler:
             say(config, f"prompts: {trainer.describe_prompts()}")
         return finish_training(plan, trainer, run)

@@ -185,6 +185,15 @@ def load_config(path):
         raise BadInput(f"cannot read the model's configuration in {path}: {error}") from None
 
 
+def causal_lm_class(config):
+    """The class of transformers that a text configuration belongs to; raises BadInput where it writes no text."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise BadInput(f"a model of type {config.model_type} is not a causal language model")
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+
+
 def load_model(dirs, dtype, **kwargs):
     """A causal language model in `dtype`, an adapter (see find_model_dirs) merged into its base; on the CPU.
 

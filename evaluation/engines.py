@@ -13,7 +13,7 @@ from importlib.util import find_spec
 
 from common.datasets import build_prompt
 from common.files import BadInput
-from common.models import choose_precision, load_model
+from common.models import causal_lm_class, choose_precision, load_model
 
 MAX_BATCH_SIZE = {"cpu": 256, "cuda": 1024}  # rows; on two CPU cores 512 is slower than 256: the cache no longer fits
 
@@ -73,6 +73,17 @@ def choose_backend(name, dirs):
     if name == "vllm" and len(dirs) > 1:
         raise BadInput(f"{dirs[0]} is an adapter: merge it first (--merge_adapter), or use --backend transformers")
     return name
+
+
+def check_own_sampler(config, longest):
+    """Raises BadInput for a model that the project's sampler cannot drive, before it is loaded.
+
+    config: of its text part. longest: tokens of the longest prompt and completion together.
+    """
+    from sampling.engine import CANNOT_DRIVE, OTHER_SAMPLERS, find_obstacle
+
+    if obstacle := find_obstacle(causal_lm_class(config), config, longest):
+        raise BadInput(f"{CANNOT_DRIVE}: {obstacle}; {OTHER_SAMPLERS}")
 
 
 def make_transformers_engine(protocol, dirs, eos_token_ids, pad_token_id, prompts):

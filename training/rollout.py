@@ -13,8 +13,9 @@ from itertools import groupby
 import torch
 
 from common.files import make_seed
+from common.models import causal_lm_class
 from sampling.check import check_sampler, logp_difference
-from sampling.engine import Request, Sampling, generate
+from sampling.engine import Request, Sampling, find_obstacle, generate
 
 ROLLOUT_ROWS = 256  # completions decoded at once in training; their key/value cache fits a GPU beside a model of 3B
 
@@ -33,6 +34,19 @@ def split_groups(prompts, first, num_generations):
             raise ValueError(f"the rows of group {group} hold different prompts: the batch is not made of groups")
         groups.append((group, prompt, range(rows[0] % num_generations, rows[-1] % num_generations + 1)))
     return groups
+
+
+def find_rollout_obstacle(config, tokenizer, prompts, max_completion_length):
+    """Why the project's sampler cannot answer these prompts (conversations) of a model, None where it can.
+
+    config: of the model's text part. The prompts are only measured where the model has a window.
+    """
+    model_class = causal_lm_class(config)
+    obstacle = find_obstacle(model_class, config, longest=0)
+    if obstacle or not getattr(config, "sliding_window", None):
+        return obstacle
+    ids = tokenizer.apply_chat_template(prompts, add_generation_prompt=True)["input_ids"]
+    return find_obstacle(model_class, config, max(map(len, ids)) + max_completion_length)
 
 
 def rollout_requests(prompts, trainer, tokenizer, seed):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 
 COMMANDS = ("maths_finetuning", "maths_evaluations", "maths_report")
+LONGEST = 900  # seconds, after which a command hangs
 
 
 class Done(NamedTuple):
@@ -55,10 +56,10 @@ def call(begin, tmp_path):
     def call_one(command, *argv):
         log = tmp_path / f"{command}.log"
         process = begin(command, argv, log)
-        process.join(300)
+        process.join(LONGEST)
         if process.is_alive():
             process.kill()
-            pytest.fail(f"{command} did not end in 300 s: {log.read_text()[-2000:]}")
+            pytest.fail(f"{command} did not end in {LONGEST} s: {log.read_text()[-2000:]}")
         return Done(process.exitcode, log.read_text())
 
     return call_one

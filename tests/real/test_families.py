@@ -1,4 +1,6 @@
-"""Each family of the table in MODELS.md is sampled as transformers' generate does, or refused with the way out."""
+"""Each family of the table in sampling/README.md is sampled as transformers does it, or refused with the way out."""
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -92,3 +94,25 @@ def test_a_family_trains_two_steps_and_is_evaluated_on_ten_problems(name, family
     done = call("maths_evaluations", "--model_path", tmp_path / "run", *EVALUATE)
     assert done.code == 0, done.text
     assert len((tmp_path / "run" / "evaluations" / "demo.jsonl").read_text().splitlines()) == 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_family_that_the_sampler_cannot_drive_trains_with_trls_and_says_so(name, family_dir, call, tmp_path):
+    path = family_dir(name)
+    refused = call("maths_finetuning", "--model", path, *TRAIN, "--sampler", "own", "--output_dir", tmp_path / "run")
+    assert refused.code == 2 and REFUSED[name].split(" of ")[0] in refused.text
+    assert "--sampler trl" in refused.text and not (tmp_path / "run").exists()
+    trained = call("maths_finetuning", "--model", path, *TRAIN, "--output_dir", tmp_path / "run")
+    assert trained.code == 0, trained.text
+    assert "sampler: trl (ours cannot drive this model" in trained.text
+    done = call("maths_evaluations", "--model_path", tmp_path / "run", *EVALUATE)
+    assert done.code == 2 and len(done.text.strip().splitlines()) == 1, done.text
+    assert "--backend vllm" in done.text
+
+
+def test_the_documents_table_says_of_each_family_what_is_tested():
+    lines = (Path(__file__).resolve().parents[2] / "sampling" / "README.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
+    said = {row[0]: row[1].partition(",")[0].partition(":")[0] for row in rows[1:]}
+    assert said == {name: "no" if name in REFUSED else "yes" for name in FAMILIES}
