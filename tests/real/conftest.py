@@ -1,12 +1,10 @@
 """Commands in forked processes that have the libraries imported already: a run costs seconds."""
 
-import importlib
 import multiprocessing
-import os
-import sys
 from typing import NamedTuple
 
 import pytest
+from forked import run_command
 
 COMMANDS = ("maths_finetuning", "maths_evaluations", "maths_report")
 LONGEST = 900  # seconds, after which a command hangs
@@ -19,22 +17,6 @@ class Done(NamedTuple):
     text: str
 
 
-def _child(command, argv, log):
-    """Run a command's main in this process with its output in a file."""
-    with open(log, "w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.argv = [f"{command}.py", *map(str, argv)]
-    module = importlib.import_module(command)
-    try:
-        code = module.run_script(module.main)
-    except SystemExit as stopped:  # as the interpreter does at the top of a script
-        print(stopped.code, file=sys.stderr)
-        code = 1
-    sys.stdout.flush()
-    os._exit(code)
-
-
 @pytest.fixture(scope="session")
 def begin():
     """begin(command, argv, log) -> a process that runs it; command: "maths_finetuning" and the like."""
@@ -42,7 +24,7 @@ def begin():
     context.set_forkserver_preload(["torch", "trl.trainer.grpo_trainer", "trl.trainer.sft_trainer", *COMMANDS])
 
     def begin_one(command, argv, log):
-        process = context.Process(target=_child, args=(command, argv, str(log)))
+        process = context.Process(target=run_command, args=(command, argv, str(log)))
         process.start()
         return process
 
