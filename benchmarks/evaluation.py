@@ -86,7 +86,8 @@ def answer_as_published(setup, samples):
 
 def answer_as_we_do(setup, samples, temperature=TEMPERATURE, first=0, max_new_tokens=MAX_NEW_TOKENS):
     """Our engine with what maths_evaluations.py gives it; first: the first sample's index, other samples after it."""
-    from sampling.engine import Request, Sampling, generate
+    from sampling.engine import Request, generate
+    from sampling.tokens import Sampling
 
     sampling = Sampling(temperature, 1.0, 0, max_new_tokens, setup.eos, setup.tokenizer.pad_token_id)
     requests = [Request(p, seed, range(first, first + samples)) for seed, p in enumerate(setup.prompts)]

@@ -87,7 +87,8 @@ def load_shape(options, shape):
 
 def sample_ours(model, prompts, samples, new, rows, temperature=TEMPERATURE):
     """Our engine's Completions; no token ends one, so all have the same length."""
-    from sampling.engine import Request, Sampling, generate
+    from sampling.engine import Request, generate
+    from sampling.tokens import Sampling
 
     sampling = Sampling(temperature, TOP_P if temperature else 1.0, 0, new, [], 0)
     return generate(model, [Request(p, i, range(samples)) for i, p in enumerate(prompts)], sampling, rows)

@@ -96,15 +96,18 @@ def make_transformers_engine(protocol, dirs, eos_token_ids, pad_token_id, prompt
     from transformers.utils import logging
 
     from sampling.check import check_sampler
-    from sampling.engine import Request, Sampling, generate
+    from sampling.engine import Request, generate
+    from sampling.graphs import Decoder
+    from sampling.tokens import Sampling
 
     logging.disable_progress_bar()
     device, dtype = choose_precision()
     model = load_model(dirs, dtype).to(device).eval()
+    decoder = Decoder()
 
     def answer(requests, temperature, finished):
         sampling = Sampling(temperature, protocol.top_p, 0, protocol.max_new_tokens, eos_token_ids, pad_token_id)
-        return generate(model, requests, sampling, protocol.batch_size, finished)
+        return generate(model, requests, sampling, protocol.batch_size, finished, decoder)
 
     probe = [Request(ids, 0, range(1)) for ids in prompts[:8]]
     difference = check_sampler(model, probe, answer(probe, 1.0, None), 1.0)
@@ -116,7 +119,7 @@ def make_vllm_engine(protocol, dirs, eos_token_ids, longest):
     """The same of vLLM; longest: tokens of the longest prompt and completion together."""
     from vllm import LLM, SamplingParams
 
-    from sampling.engine import Completion
+    from sampling.tokens import Completion
 
     device, dtype = choose_precision()
     if device == "cpu":

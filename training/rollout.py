@@ -15,7 +15,9 @@ import torch
 from common.files import make_seed
 from common.models import causal_lm_class
 from sampling.check import check_sampler, logp_difference
-from sampling.engine import Request, Sampling, find_obstacle, generate
+from sampling.engine import Request, find_obstacle, generate
+from sampling.graphs import Decoder
+from sampling.tokens import Sampling
 
 ROLLOUT_ROWS = 256  # completions decoded at once in training; their key/value cache fits a GPU beside a model of 3B
 
@@ -96,7 +98,7 @@ def time_paths(paths, accelerator):
     return dict(zip(paths, every.amax(0).tolist(), strict=True))
 
 
-def draw(requests, trainer, pad_token_id, check=None):
+def draw(requests, trainer, pad_token_id, decoder, check=None):
     """(completions of the Requests by the policy as it is now, what check(model, completions) says)."""
     from trl.models import unwrap_model_for_generation
 
@@ -105,7 +107,7 @@ def draw(requests, trainer, pad_token_id, check=None):
         unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model,
         trainer.accelerator.autocast(),
     ):
-        completions = generate(model, requests, Sampling(*settings, pad_token_id), ROLLOUT_ROWS)
+        completions = generate(model, requests, Sampling(*settings, pad_token_id), ROLLOUT_ROWS, decoder=decoder)
         return completions, check and check(model, requests, completions, trainer.temperature)
 
 
@@ -117,17 +119,23 @@ def make_rollout(seed, tokenizer, settle=None):
     settle({"own": seconds, "trl": seconds}) -> "own" or "trl" is asked once, about the first batch: on a GPU, where a
     step of a deep model costs the launches of its kernels, TRL's own path may be faster. It then takes over for good.
     """
-    checks, trials, pad = [check_sampler], [settle] if settle else [], tokenizer.pad_token_id
+    checks = [check_sampler]
+    trials = [settle] if settle else []
+    pad = tokenizer.pad_token_id
+    decoder = Decoder()  # its graphs stay valid: training changes the weights where they are
 
     def rollout(prompts, trainer):
         requests = rollout_requests(prompts, trainer, tokenizer, seed)
         if trials:
-            paths = {"own": partial(draw, requests, trainer, pad), "trl": partial(answer_with_trl, prompts, trainer)}
+            paths = {
+                "own": partial(draw, requests, trainer, pad, decoder),
+                "trl": partial(answer_with_trl, prompts, trainer),
+            }
             if trials.pop()(time_paths(paths, trainer.accelerator)) == "trl":
                 trainer.rollout_func = None
                 return answer_with_trl(prompts, trainer)
         check = checks.pop() if checks else logp_difference
-        completions, difference = draw(requests, trainer, pad, check)
+        completions, difference = draw(requests, trainer, pad, decoder, check)
         difference = trainer.accelerator.gather(torch.tensor([difference], device=trainer.accelerator.device))
         mode = "train" if trainer.model.training else "eval"
         trainer._metrics[mode]["sampling/sampling_logp_difference/mean"].append(difference.mean().item())

@@ -543,15 +543,15 @@ def test_another_version_of_the_data_is_refused(copied, model_dir, capsys):
 
 
 def test_a_sampler_that_is_wrong_stores_nothing(model_dir, tmp_path, capsys, monkeypatch):
-    from sampling import engine
+    from sampling.graphs import Decoder
 
-    place = engine._Batch.place
+    place = Decoder.place
 
-    def shifted(batch, rows, waiting):
-        place(batch, rows, waiting)
-        batch.position_zero[rows] += 1
+    def shifted(decoder, rows, waiting):
+        place(decoder, rows, waiting)
+        decoder.start[rows] += 1
 
-    monkeypatch.setattr(engine._Batch, "place", shifted)
+    monkeypatch.setattr(Decoder, "place", shifted)
     line = refuse(capsys, "--model_path", model_dir, "--output_dir", tmp_path / "out", *SMALL, *FULL)
     assert "disagrees with the model" in line and not (tmp_path / "out" / "demo.jsonl").exists()
 

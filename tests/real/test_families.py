@@ -9,7 +9,8 @@ from families import FAMILIES, make_family
 from common.files import BadInput
 from common.models import get_eos_token_ids, load_model, load_tokenizer
 from sampling.check import check_sampler
-from sampling.engine import Request, Sampling, generate
+from sampling.engine import Request, generate
+from sampling.tokens import Sampling
 
 REFUSED = {
     "a window shorter than the text": "window of 32 tokens",

@@ -18,16 +18,13 @@ from transformers import (
 from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from common.files import BadInput, hash_value
-from common.runs import SAMPLER_VERSION
-from sampling import engine
+from common.record import SAMPLER_VERSION
+from sampling import graphs
+from sampling import tokens as drawing
 from sampling.check import check_sampler, forward_logps
-from sampling.engine import (
-    Request,
-    Sampling,
-    draw_uniforms,
-    generate,
-    sample_tokens,
-)
+from sampling.engine import Request, generate
+from sampling.graphs import Decoder
+from sampling.tokens import Sampling, draw_uniforms, sample_tokens
 from training.rollout import rollout_requests, split_groups
 
 VOCABULARY, END, PAD = 40, 2, 0
@@ -148,6 +145,22 @@ def test_sample_tokens_draws_from_the_distribution_that_transformers_warps(tempe
     assert (share - warped.softmax(-1)[0]).abs().max() < 2 / grid
 
 
+@pytest.mark.parametrize("top_k, top_p", [(0, 1.0), (0, 0.9), (7, 0.6)])
+def test_a_large_vocabulary_is_searched_in_chunks_with_the_same_outcome(top_k, top_p, monkeypatch):
+    """Half of the tokens cannot occur, whole chunks among them; a uniform on an edge may fall to either side."""
+    grid = 20_000
+    monkeypatch.setattr(drawing, "CHUNK", 4)
+    logits = torch.randn(1, 400, generator=torch.Generator().manual_seed(1)) * 3
+    logits[:, 1::2] = -torch.inf
+    logits[:, 100:140] = -torch.inf
+    uniforms = (torch.arange(grid) + 0.5) / grid
+    whole, logps = sample_tokens(logits.expand(grid, -1), uniforms, sampling(0.8, top_p, top_k))
+    monkeypatch.setattr(drawing, "LARGE_VOCABULARY", 256)
+    chunked, chunked_logps = sample_tokens(logits.expand(grid, -1), uniforms, sampling(0.8, top_p, top_k))
+    assert (whole != chunked).sum() <= 2 and chunked_logps.isfinite().all()
+    assert (logps - chunked_logps).abs().median() == 0
+
+
 def test_a_flat_distribution_has_a_nucleus_wider_than_the_first_guess():
     uniforms = (torch.arange(1000) + 0.5) / 1000
     tokens = sample_tokens(torch.zeros(1000, 400), uniforms, sampling(1.0, 0.9))[0]
@@ -220,13 +233,13 @@ def test_an_idle_row_stays_within_the_positions_of_the_model(monkeypatch):
     """The last of 32 rows ends at once; too few others are idle, then and after the refill, for it to be dropped."""
     steps = []
 
-    def draw(logits, uniforms, sampling):
+    def draw(logits, uniforms, sampling, temperature, guess):
         tokens = torch.full((len(logits),), 5)
         tokens[31:] = 5 if steps else END
         steps.append(len(logits))
-        return tokens, torch.zeros(len(logits))
+        return tokens, torch.zeros(len(logits)), torch.zeros(len(logits), dtype=torch.bool)
 
-    monkeypatch.setattr(engine, "sample_tokens", draw)
+    monkeypatch.setattr(graphs, "guess_tokens", draw)
     completions = run(make_model("gpt2"), [[3, 4, 5, 6]] * 58, max_new_tokens=100, batch_size=32)  # of 128 positions
     assert sorted(len(tokens) for [tokens] in completions) == [1] + [100] * 57 and steps == [32] * 200
 
@@ -339,13 +352,13 @@ def test_a_sampler_that_is_wrong_stops_the_run(monkeypatch):
     model, prompts = make_model(), make_prompts(6)
     requests, _, completions = ask(model, prompts, temperature=1.0)
     assert check_sampler(model, requests, completions, 1.0) < 1e-5
-    place = engine._Batch.place
+    place = Decoder.place
 
-    def shifted(batch, rows, waiting):
-        place(batch, rows, waiting)
-        batch.position_zero[rows] += 1
+    def shifted(decoder, rows, waiting):
+        place(decoder, rows, waiting)
+        decoder.start[rows] += 1
 
-    monkeypatch.setattr(engine._Batch, "place", shifted)
+    monkeypatch.setattr(Decoder, "place", shifted)
     requests, _, completions = ask(model, prompts, temperature=1.0)
     with pytest.raises(BadInput, match="disagrees with the model .* --sampler trl"):
         check_sampler(model, requests, completions, 1.0)
