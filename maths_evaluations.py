@@ -25,6 +25,7 @@ from functools import partial
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+from common import files
 from common.basis import as_stored, list_changes, make_basis
 from common.datasets import DATASETS, DEFAULT_DATASETS, find_dataset, load_maths_dataset
 from common.files import (
@@ -34,13 +35,14 @@ from common.files import (
     go_offline,
     hash_value,
     hold_lock,
-    make_parser,
     make_seed,
     run_script,
 )
 from common.models import choose_precision, find_model_dirs, get_eos_token_ids, load_config, load_tokenizer
 from common.progress import open_bar
+from common.prompts import Template
 from common.record import read_record
+from common.values import add_switch, read_mapping
 from evaluation.engines import (
     check_own_sampler,
     choose_backend,
@@ -147,7 +149,7 @@ def hash_problems(problems):
     return hash_value([[r["id"], r["question"], r["gold"], r["kind"]] for r in problems.values()])
 
 
-def make_settings(evaluation, backend, batch_size):
+def make_settings(evaluation, backend, batch_size, template):
     """The Settings of the rows that this command makes."""
     args = evaluation.args
     packages = ["torch", "transformers"]
@@ -161,7 +163,8 @@ def make_settings(evaluation, backend, batch_size):
         seed=args.seed,
         backend=backend,
         batch_size=batch_size,
-        basis=make_basis(evaluation.dirs, data, packages),
+        basis=make_basis(evaluation.dirs, data, packages, prompt=template.prompt("QUESTION")),
+        chat_template_kwargs=template.kwargs,
     )
 
 
@@ -215,8 +218,9 @@ def choose_output_dir(args, model_dir):
     """--output_dir, else `evaluations` in the run directory; runs/MODEL/base/evaluations for a cached model."""
     if args.output_dir:
         return Path(args.output_dir).expanduser()
-    if model_dir in (DEMO_DIR / "model", get_cache_dir(args.cache_dir) / model_dir.name):
-        name = "demo" if model_dir.parent == DEMO_DIR else model_dir.name
+    place = model_dir.resolve()  # however it was called
+    if is_demo_model(place) or place == (get_cache_dir(args.cache_dir) / place.name).resolve():
+        name = "demo" if is_demo_model(place) else place.name
         return Path("runs") / name / "base" / "evaluations"
     if model_dir.name.startswith("checkpoint-"):
         return model_dir.parent / "evaluations" / model_dir.name
@@ -228,9 +232,22 @@ def default_datasets(trained_on):
     return ["demo"] if trained_on == "demo" else DEFAULT_DATASETS
 
 
+def is_demo_model(model_dir):
+    """Whether a directory is the demo's base model, however it was called."""
+    return model_dir.resolve() == (DEMO_DIR / "model").resolve()
+
+
+def find_template_kwargs(args, model_dir):
+    """--chat_template_kwargs, else those of the model's run: a model is asked as it was trained."""
+    if args.chat_template_kwargs is not None:
+        return args.chat_template_kwargs
+    record = read_record(model_dir) or read_record(model_dir.parent)
+    return (record.config.get("chat_template_kwargs") if record else None) or {}
+
+
 def find_training_set(model_dir):
     """The data set that a model was trained on, "demo" for the demo's base, None where nothing says it."""
-    if model_dir == DEMO_DIR / "model":
+    if is_demo_model(model_dir):
         return "demo"
     record = read_record(model_dir) or read_record(model_dir.parent)
     return record.dataset if record else None
@@ -294,14 +311,15 @@ def generate_missing(evaluation):
     config, generation_config = load_config(evaluation.dirs[-1])
     tokenizer = load_tokenizer(evaluation.dirs)
     asked = {name: {i: rows[i] for i in evaluation.chosen(name)} for name, rows in evaluation.problems.items()}
-    prompts = encode_prompts(tokenizer, asked, config, args.max_new_tokens, args.skip_long_prompts)
+    template = Template(tokenizer, find_template_kwargs(args, evaluation.dirs[0]))
+    prompts = encode_prompts(template, asked, config, args.max_new_tokens, args.skip_long_prompts)
     known = [ids for rows in prompts.values() for ids in rows.values()]
     longest = max(map(len, known), default=1) + args.max_new_tokens
     backend = choose_backend(args.backend, evaluation.dirs)
     if backend == "transformers":
         check_own_sampler(config, longest)
-    batch_size = args.batch_size or choose_batch_size(config, longest, *choose_precision())
-    evaluation.settings = make_settings(evaluation, backend, batch_size)
+    batch_size = args.batch_size or choose_batch_size(config, args.max_new_tokens, *choose_precision())
+    evaluation.settings = make_settings(evaluation, backend, batch_size, template)
     if there := read_stored(evaluation.out):
         evaluation.settings = merge_settings(evaluation.out, evaluation.settings, there, args.accept_changes)
     write_settings(evaluation.out, evaluation.settings)
@@ -385,9 +403,9 @@ def regrade_stored(evaluation):
     evaluation.read_results()
 
 
-def parse_args(argv=None):
-    """Command line; raises BadInput for a value out of range."""
-    parser = make_parser(__doc__)
+def make_parser():
+    """The parser of the command line."""
+    parser = files.make_parser(__doc__)
     parser.add_argument("--model_path", required=True, help="run directory, checkpoint, adapter, cached model, demo")
     parser.add_argument("--samples_per_prompt", type=int, default=1, help="at temperatures above 0 (default: 1)")
     names = f"{', '.join(DATASETS)} or FILE.jsonl (default: the paper's, or demo)"
@@ -399,14 +417,21 @@ def parse_args(argv=None):
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--backend", choices=["auto", "transformers", "vllm"], default="auto", help="default: auto")
     parser.add_argument("--batch_size", type=int, help="rows decoded at once (default: sized from memory)")
+    template = "JSON for the model's chat template (default: what the run was trained with)"
+    parser.add_argument("--chat_template_kwargs", type=read_mapping, help=template)
     parser.add_argument("--output_dir", help="default: evaluations/ in the run directory")
-    parser.add_argument("--skip_long_prompts", action="store_true", help="prompts that do not fit count as wrong")
-    parser.add_argument("--accept_changes", action="store_true", help="add to results of other versions or devices")
+    add_switch(parser, "--skip_long_prompts", "prompts that do not fit count as wrong")
+    add_switch(parser, "--accept_changes", "add to results of other versions or devices")
     parser.add_argument("--cache_dir", help="default: $GRPSPO_CACHE, else ./cached_files")
-    parser.add_argument("--regrade", action="store_true", help="grade the stored completions again; generates nothing")
+    add_switch(parser, "--regrade", "grade the stored completions again; generates nothing")
     text = "then write FILE.jsonl to train on: the problems with a share of right samples from LOW to HIGH"
     parser.add_argument("--write_between", nargs=3, metavar=("LOW", "HIGH", "FILE"), help=text)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse_args(argv=None):
+    """The command line; raises BadInput for a value out of range."""
+    args = make_parser().parse_args(argv)
     for name in args.datasets or ():
         find_dataset(name)
     if args.write_between:

@@ -28,14 +28,19 @@ from pathlib import Path
 
 from apply_patches import require_patched_trl, trust_region_methods
 from common import files
-from common.datasets import build_prompt, find_dataset, load_training_split
+from common.datasets import find_dataset
 from common.files import BadInput, get_cache_dir, go_offline, hash_value, run_script
 from common.models import check_weights, find_model, get_eos_token_ids, is_demo, load_config, load_model, load_tokenizer
+from common.prompts import Template
 from common.record import make_record, read_record, validation_at, write_record
 from common.runs import EXIT_SAVED, LOG_FILE, open_run, read_log, step_of
+from common.values import add_switch, at_least, check_ranges, kinds_of_parser, read_values, to_words
 from maths_rewards import REWARDS
+from training.checks import check_together
 from training.continuing import check_can_continue
-from training.hyperparameters import check_names, print_config, read_recipe, resolve_config
+from training.data import load_training_data
+from training.hyperparameters import check_names, find_recipe, print_config, read_recipe, resolve_config
+from training.options import RANGES, TRL_SAMPLES, read_field_kinds
 from training.schedule import (
     checkpoints_kept,
     cycle_steps,
@@ -45,8 +50,7 @@ from training.schedule import (
 )
 from training.trackers import check_trackers, name_curve
 
-# With one of these away from its default only TRL can sample.
-TRL_SAMPLES = ("min_p", "repetition_penalty", "generation_kwargs", "cache_implementation", "use_vllm")
+OUR_RANGES = {"seed": RANGES["seed"], "log_completions_steps": at_least(0)}
 INERT = "is inert: every ratio is 1 (one update per generation), so all methods have the same gradient up to a factor"
 
 
@@ -93,32 +97,33 @@ def make_parser():
     add_argument("--cache_dir", help="default: $GRPSPO_CACHE, else ./cached_files")
     add_argument("--output_root", default="runs", help="runs go to <root>/<model>/<method>/seed<N>")
     add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: a GPU if there is one")
-    add_argument("--stop_on_collapse", action="store_true", help="end a run whose reward fell below half of its best")
+    add_switch(parser, "--stop_on_collapse", "end a run whose reward fell below half of its best")
     add_argument("--sampler", choices=["auto", "own", "trl"], default="auto", help="default: own; on a GPU the faster")
     every = "write a few completions into completions.jsonl every so many steps; 0: never (default: 10)"
     add_argument("--log_completions_steps", type=int, default=10, help=every)
-    add_argument("--merge_adapter", action="store_true", help="with LoRA: also fold the adapter into the model")
-    add_argument("--overwrite", action="store_true", help="start afresh; an existing run is moved aside")
-    add_argument("--accept_changes", action="store_true", help="go on though code, data or device differ; see run.json")
-    add_argument("--print_config", action="store_true", help="show every value and its origin, start nothing")
+    add_switch(parser, "--skip_long_prompts", "leave out rows that do not fit the model or SFT's max_length")
+    add_switch(parser, "--merge_adapter", "with LoRA: also fold the adapter into the model")
+    add_switch(parser, "--overwrite", "start afresh; an existing run is moved aside")
+    add_switch(parser, "--accept_changes", "go on though code, data or device differ; see run.json")
+    add_switch(parser, "--print_config", "show every value and its origin, start nothing")
     return parser
 
 
 def parse(argv):
-    """A command line -> Command; raises BadInput for a flag or a recipe's key that nothing has."""
+    """A command line -> Command; raises BadInput for a flag or a recipe's key that nothing has, or a wrong value."""
     parser = make_parser()
-    recipe = read_recipe(argv)
-    ours = {action.dest for action in parser._actions}  # a recipe may hold our own flags too
-    words = [f"--{k}" if v is True else f"--{k}={v}" for k, v in recipe.items() if k in ours and str(v) != "False"]
-    args, rest = parser.parse_known_args([*words, *argv])
-    if args.log_completions_steps < 0:
-        raise BadInput(f"--log_completions_steps {args.log_completions_steps}: must be 0 or more")
-    if not 0 <= args.seed < 2**32:  # the range NumPy takes
-        raise BadInput(f"seed must be a whole number from 0 to 4294967295, got {args.seed}")
+    kinds = kinds_of_parser(parser)
+    path = find_recipe(argv)
+    recipe = read_recipe(path) if path else {}
+    ours = {key: value for key, value in recipe.items() if key in kinds}  # a recipe may hold our own flags too
+    said = {key: value for key, value in read_values(ours, kinds, OUR_RANGES, path).items() if value is not None}
+    args, rest = parser.parse_known_args([*to_words(said), *argv])
+    check_ranges(vars(args), OUR_RANGES)
     dataset = str(args.dataset or ("demo" if is_demo(args.model) else "gsm8k"))
     find_dataset(dataset)
-    command = Command(args, rest, {key: value for key, value in recipe.items() if key not in ours}, dataset)
+    command = Command(args, rest, {key: value for key, value in recipe.items() if key not in kinds}, dataset)
     check_names(command)
+    command.recipe = read_values(command.recipe, read_field_kinds(args.trust_region_method), RANGES, path)
     return command
 
 
@@ -131,6 +136,7 @@ def resolve(command):
         raise BadInput(str(error)) from None
     plan = Plan(command, *resolve_config(command))
     check_config(plan)
+    choose_sampler(plan)
     return plan
 
 
@@ -147,6 +153,7 @@ def check_config(plan):
     """Raises BadInput for what TRL would find only after the model is loaded, or never."""
     args, config, model_config = plan.command.args, plan.config, plan.model_config
     check_trackers(config.report_to)
+    check_together(plan)
     if getattr(config, "use_vllm", False) and find_spec("vllm") is None:
         raise BadInput("--use_vllm: vllm is not installed here (pip install vllm, on a machine with a GPU)")
     if getattr(config, "loss_type", "") == "cispo" and config.epsilon_high is None:
@@ -158,28 +165,7 @@ def check_config(plan):
         raise BadInput("--merge_adapter needs --use_peft: there is no adapter to merge")
     if config.max_steps <= 0 and config.num_train_epochs <= 0:
         raise BadInput("no steps to train: give --max_steps or --num_train_epochs")
-    if config.per_device_train_batch_size < 1 or config.gradient_accumulation_steps < 1:
-        raise BadInput("per_device_train_batch_size and gradient_accumulation_steps must be at least 1")
     check_can_continue(config)
-
-
-# ---- data
-
-
-def load_training_data(command, seed):
-    """{"train", "validation"} for TRL: `prompt`, and `gold` and `kind` for the reward or `completion` for SFT."""
-    method = command.args.trust_region_method
-    cache_dir = get_cache_dir(command.args.cache_dir)
-    parts = load_training_split(command.dataset, seed, cache_dir, need_solution=method == "sft")
-
-    def add(row):
-        prompt = {"prompt": build_prompt(row["question"])}
-        if method == "sft":
-            return {**prompt, "completion": [{"role": "assistant", "content": row["solution"]}]}
-        return {**prompt, "gold": row["gold"], "kind": row["kind"]}
-
-    train, validation = (part.map(add, remove_columns=part.column_names) for part in parts)
-    return {"train": train, "validation": validation}
 
 
 # ---- what will happen
@@ -234,6 +220,12 @@ def check_plan(config, rows):
 # ---- run
 
 
+def load_data(plan, model_path, tokenizer):
+    """The rows to train and validate on; raises BadInput for what the model cannot take in, before weights are read."""
+    template = Template(tokenizer, getattr(plan.config, "chat_template_kwargs", None))
+    return load_training_data(plan, template, load_config(model_path)[0])
+
+
 def load_policy(model_path, model_config, tokenizer):
     """The policy, in fp32 unless --dtype says otherwise; its end tokens include ChatML's, which base models lack."""
     from trl import get_quantization_config
@@ -278,10 +270,7 @@ def choose_sampler(plan, obstacle=None):
         return SamplerChoice(None, "")
     fields = type(config).__dataclass_fields__
     obstacles = {f"--{name}": getattr(config, name) != fields[name].default for name in TRL_SAMPLES}
-    obstacles |= {
-        "--use_transformers_continuous_batching": config.use_transformers_continuous_batching,
-        "--attn_implementation": plan.model_config.attn_implementation not in (None, "sdpa", "eager"),
-    }
+    obstacles["--attn_implementation"] = plan.model_config.attn_implementation not in (None, "sdpa", "eager")
     if sharding := find_sharding(config):
         obstacles[sharding] = True
     found = ", ".join(name for name, there in obstacles.items() if there)
@@ -398,7 +387,7 @@ def run_training(plan, model_path):
     args, config = plan.command.args, plan.config
     processes = config.distributed_state
     tokenizer = load_tokenizer([model_path])
-    data = load_training_data(plan.command, config.seed)
+    data = load_data(plan, model_path, tokenizer)
     check_plan(config, len(data["train"]))
     path = Path(config.output_dir)
     if not plan.model_config.use_peft:

@@ -27,7 +27,6 @@ slurm/env.sh says what the site is like, and the environment (GRID_PARTITION) or
 
 import contextlib
 import itertools
-import json
 import os
 import re
 import shlex
@@ -39,8 +38,6 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
-
-import yaml
 
 import maths_evaluations
 import maths_finetuning
@@ -56,15 +53,18 @@ from common.files import (
     read_yaml,
     run_script,
     suggest,
+    to_yaml,
     write_json,
     write_text,
 )
 from common.record import read_record
 from common.runs import EXIT_SAVED, LOG_FILE, is_live, read_log
+from common.values import kinds_of_parser, read_values, to_text, to_words
 from evaluation.summary import SUMMARY_FILE
 from slurm import queue as slurm_queue
+from slurm.commands import last_line, run_command
 from slurm.preflight import Needs, check_cluster, check_data, check_machine
-from training.hyperparameters import read_field_names
+from training.options import RANGES, read_field_kinds
 from training.schedule import checkpoints_kept, keeps_every_checkpoint
 
 GRID_KEYS = ("axes", "cells", "tuning_seeds", "train", "evaluate", "output_root")
@@ -103,7 +103,7 @@ class Cell(NamedTuple):
 def read_grid(path):
     """The cells of a grid file in its order; raises BadInput for what a cell cannot be made of."""
     grid = load_grid(path)
-    axes, named, root = grid.get("axes", {}), grid.get("cells", {}), Path(grid["output_root"])
+    axes, named, root = grid["axes"], grid["cells"], Path(grid["output_root"])
     root = root.relative_to(Path.cwd()) if root.is_relative_to(Path.cwd()) else root
     groups = [(None, {}), *named.items()] if "method" in axes or not named else named.items()
     rows = [(name, own, values) for name, own in groups for values in combine({**axes, **own})]
@@ -125,7 +125,7 @@ def load_grid(path):
     for key in grid:
         check_name(key, GRID_KEYS, path)
     grid["output_root"] = os.path.abspath(str(grid.get("output_root", "runs")))
-    check_parts(grid, path)
+    read_parts(grid, path)
     add_tuning_seeds(grid, path)
     return grid
 
@@ -143,20 +143,46 @@ def add_tuning_seeds(grid, path):
         grid["axes"]["seed"] = [*seeds, *(seed for seed in tuning if seed not in seeds)]
 
 
-def check_parts(grid, path):
-    """Raise BadInput for a part of a grid that is no mapping, or has a name or a value that no cell can be made of."""
-    parts = {key: grid.get(key, {}) for key in ("axes", "cells", "train", "evaluate")}
-    if isinstance(parts["cells"], dict):
-        parts |= {f"cells: {name}": own for name, own in parts["cells"].items()}
-    known = {*NAMING, *training_flags()}
-    for place, part in parts.items():
-        if not isinstance(part, dict):
-            raise BadInput(f"{path}, {place}: must be a mapping of names to values")
-        for key, value in part.items() if place != "cells" else ():
-            if place == "train" and key in NAMING:
-                raise BadInput(f"{path}, train: {key} cannot be given: it is an axis")
-            check_name(key, part if place == "evaluate" else known, f"{path}, {place}")
-            check_value(key, value, place in ("train", "evaluate"), f"{path}, {place}")
+def read_parts(grid, path):
+    """Put the values of a grid into the types of their flags; raises BadInput naming file, part and key.
+
+    A part that is no mapping, a name that no flag has and a value that its flag cannot take are refused.
+    """
+    training = training_kinds()
+    evaluation = kinds_of_parser(maths_evaluations.make_parser())
+    for part, kinds in {"axes": training, "cells": {}, "train": training, "evaluate": evaluation}.items():
+        if not isinstance(grid.setdefault(part, {}), dict):
+            raise BadInput(f"{path}, {part}: must be a mapping of names to values")
+        if part == "train" and (named := [key for key in NAMING if key in grid[part]]):
+            raise BadInput(f"{path}, train: {named[0]} cannot be given: it is an axis")
+        if part in ("train", "evaluate"):
+            place = f"{path}, {part}"
+            check_names(grid[part], kinds, place)
+            grid[part] = drop_unsaid(read_values(grid[part], kinds, RANGES if kinds is training else {}, place))
+    grid["axes"] = read_axes(grid["axes"], training, f"{path}, axes")
+    for name, values in grid["cells"].items():
+        grid["cells"][name] = read_axes(values, training, f"{path}, cells: {name}")
+
+
+def read_axes(axes, kinds, place):
+    """{name: typed value, or a list of them} of a mapping of axes; raises BadInput as read_parts does."""
+    if not isinstance(axes, dict):
+        raise BadInput(f"{place}: must be a mapping of names to values")
+    check_names(axes, kinds, place)
+    typed = {}
+    for key, value in axes.items():
+        items = value if isinstance(value, list) else [value]
+        if any(isinstance(item, list) for item in items):
+            raise BadInput(f"{place}: {key} has a list for a value: put it in train")
+        read = [read_values({key: item}, kinds, RANGES, place)[key] for item in items]
+        typed[key] = read if isinstance(value, list) else read[0]
+    return typed
+
+
+def check_names(part, kinds, place):
+    """Raise BadInput for a key of a part that no flag has."""
+    for key in part:
+        check_name(key, kinds, place)
 
 
 def check_name(key, known, place):
@@ -167,19 +193,23 @@ def check_name(key, known, place):
         raise BadInput(f"{place}: unknown name {key!r}{suggest(str(key), known)}")
 
 
-def check_value(key, value, words, place):
-    """Raise BadInput for no value, or for a list in a list, unless a list is a flag's `words` and not an axis."""
-    items = value if isinstance(value, list) and not words else [value]
-    if None in items:
-        raise BadInput(f"{place}: {key} has no value")
-    if not words and any(isinstance(item, list) for item in items):
-        raise BadInput(f"{place}: {key} has a list for a value: put it in train")
+@cache
+def training_kinds():
+    """{name: Kind} of maths_finetuning.py's flags, TRL's included, and of what a grid calls by a shorter name."""
+    ours = kinds_of_parser(maths_finetuning.make_parser())
+    trl = {**read_field_kinds("clip"), **read_field_kinds("sft")}  # loss_type has other choices in each
+    return {**trl, **ours, "method": ours["trust_region_method"]}
 
 
-def training_flags():
-    """Names of maths_finetuning.py's flags, TRL's included."""
-    ours = {action.dest for action in maths_finetuning.make_parser()._actions}
-    return {*ours, *read_field_names("sft"), *read_field_names("clip")}
+@cache
+def own_flags():
+    """The names of both scripts' own flags."""
+    return {*kinds_of_parser(maths_finetuning.make_parser()), *kinds_of_parser(maths_evaluations.make_parser())}
+
+
+def drop_unsaid(flags):
+    """Flags without those of our own that are null, which says what leaving them out says."""
+    return {key: value for key, value in flags.items() if value is not None or key not in own_flags()}
 
 
 def combine(axes):
@@ -192,16 +222,15 @@ def make_cell(index, name, own, values, root, grid):
     """A Cell of its values; `own` are those a named cell sets itself, of which only lists show in the directory."""
     if missing := [key for key in NAMING if key not in values]:
         raise BadInput(f"cell {name or index} has no {missing[0]}: add it to the axes")
-    method, model, seed = values["method"], str(values["model"]), values["seed"]
-    if method not in maths_finetuning.methods():
-        raise BadInput(f"unknown method {method!r}: choose from {', '.join(maths_finetuning.methods())}")
+    method, model, seed = values["method"], values["model"], values["seed"]
     shown = [k for k in sorted(values) if k not in NAMING and (k not in own or isinstance(own[k], list))]
-    name = "-".join([str(name or method), *(f"{key}={to_text(values[key])}" for key in shown)])
+    name = "-".join([method if name is None else name, *(f"{key}={to_text(values[key])}" for key in shown)])
     run_dir = root / safe(Path(model).name) / safe(name) / safe(f"seed{to_text(seed)}")
     flags = {"model": model, "trust_region_method": method, "seed": seed, "output_dir": str(run_dir)}
-    flags |= grid.get("train", {}) | {key: value for key, value in values.items() if key not in NAMING}
-    train = to_command("maths_finetuning.py", flags)
-    evaluate = to_command("maths_evaluations.py", {"model_path": str(run_dir), **grid.get("evaluate", {})})
+    flags |= grid["train"] | {key: value for key, value in values.items() if key not in NAMING}
+    train = [sys.executable, str(ROOT / "maths_finetuning.py"), *to_words(drop_unsaid(flags))]
+    evaluation = {"model_path": str(run_dir), **grid["evaluate"]}
+    evaluate = [sys.executable, str(ROOT / "maths_evaluations.py"), *to_words(evaluation)]
     log = LOGS / run_dir.with_name(run_dir.name + ".log").relative_to(run_dir.anchor)
     return Cell(index, name, method, model, seed, run_dir, train, evaluate, log)
 
@@ -212,25 +241,6 @@ def safe(part):
     if not part.strip("."):
         raise BadInput(f"{part!r} cannot be part of a directory's name")
     return part
-
-
-def to_text(value):
-    """A value as a command line and a directory have it; 1e-6, 0.000001 and "1e-6" (YAML 1.1) are one number."""
-    if isinstance(value, bool | dict):
-        return json.dumps(value)
-    if isinstance(value, float) or re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", str(value)):
-        return re.sub(r"e([+-]?)0*", r"e\1", repr(float(value)).removesuffix(".0"))
-    return str(value)
-
-
-def to_command(script, flags):
-    """The command line of a script: True is the flag alone, a list has one word for each of its values."""
-    words = [sys.executable, str(ROOT / script)]
-    for key, value in flags.items():
-        words.append(f"--{key}")
-        if value is not True:
-            words += [to_text(v) for v in value] if isinstance(value, list) else [to_text(value)]
-    return words
 
 
 # ---- what a cell needs
@@ -328,20 +338,6 @@ def show_progress(cell, record):
     return "starting"
 
 
-def last_line(path, width=200):
-    """The last line of a log that says something, its first `width` characters; "" for none. Progress bars do not:
-    tqdm draws its own once more when a program ends, after what that had to say."""
-    try:
-        with open(path, "rb") as file:
-            start = file.seek(max(0, os.path.getsize(path) - 8192))
-            lines = re.split(r"[\r\n]+", file.read().decode("utf-8", errors="replace"))
-    except FileNotFoundError:
-        return ""
-    lines = lines[1:] if start and lines[1:] else lines  # whole ones, if there are any
-    lines = [text for line in lines if (text := re.sub(r".*?\d+%\|[^|]*\|[^\]]*\]", "", line).strip())]
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", lines[-1][:width]) if lines else ""
-
-
 def print_list(cells, queue):
     """A line a cell, then how many cells each method has and where they stand: tuning budgets can be compared."""
     counts = defaultdict(Counter)
@@ -358,34 +354,6 @@ def print_list(cells, queue):
 
 
 # ---- running here
-
-
-def run_command(command, log, passed_on=(signal.SIGTERM, signal.SIGUSR1)):
-    """Run a command, its output on ours and at the end of its log -> (exit code, signals we were sent meanwhile).
-
-    Signals in `passed_on` are sent on to it. A command that one of them ended counts as EXIT_SAVED.
-    """
-    process, received = None, []
-
-    def on_signal(number, frame):
-        received.append(number)
-        if process is not None and number in passed_on:
-            process.send_signal(number)
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as file:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        while chunk := process.stdout.read1(65536):
-            for stream in (file, sys.stdout.buffer):
-                stream.write(chunk)
-                stream.flush()
-        code = process.wait()
-        if code < 0 and not received:
-            file.write(f"\nended by {signal.Signals(-code).name}; if nobody sent it, out of memory\n".encode())
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    return EXIT_SAVED if code and received else code, received
 
 
 def run_cell(cell, launch=()):
@@ -445,7 +413,8 @@ def report(grid, cells, table=True):
 def read_queue(must=False):
     """{absolute run directory: ("queued" or "running", SLURM's reason, array job)} of our cells in its queue, if any.
 
-    Where SLURM does not answer, that is a note, or BadInput for one who `must` know.
+    Where SLURM does not answer, or the file of a queued grid was deleted, that is a note, or BadInput for one who
+    `must` know.
     """
     jobs, read = [], cache(read_grid)  # as it was when it was submitted
     try:
@@ -454,12 +423,21 @@ def read_queue(must=False):
         if must:
             raise
         print(f"note: what is queued is not known: {error}", file=sys.stderr)
-    return {read(path)[index].run_dir.resolve(): found for path, index, *found in jobs}
+    queue = {}
+    for path, index, *found in jobs:
+        try:
+            queue[read(path)[index].run_dir.resolve()] = found
+        except (BadInput, IndexError) as error:
+            reason = f"the grid of job {found[2]} cannot be read ({error})"
+            if must:
+                raise BadInput(f"{reason}: scancel {found[2]}, or put {path} back") from None
+            print(f"note: what is queued is not all known: {reason}", file=sys.stderr)
+    return queue
 
 
 def freeze_grid(path):
     """(place in logs/, text) of a grid as it is queued: a later change of its file must not change what a job runs."""
-    text = yaml.safe_dump(load_grid(path), sort_keys=False)  # the order of the axes is the numbering of the cells
+    text = to_yaml(load_grid(path))  # the order of the axes is the numbering of the cells
     return LOGS.absolute() / f"{safe(Path(path).stem)}-{hash_value(text)[:8]}.yaml", text
 
 

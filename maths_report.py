@@ -38,6 +38,7 @@ from pathlib import Path
 from common.completions import show_completions
 from common.files import BadInput, make_parser, run_script
 from common.record import read_record
+from maths_grid import cell_state, read_grid, read_queue
 from reporting.answer import explain_rules, make_answer, print_methods, print_pair
 from reporting.comparison import Question, choose_primary, count_failures, make_results, order_keys
 from reporting.methods import RULES, fill_in, group_methods, has_name, mark_below_base, show_setting
@@ -153,8 +154,6 @@ def read_runs(paths, datasets=None, tuning_seeds=()):
 
 def read_grid_runs(grid, datasets):
     """The Runs of a grid's cells, and of the base model where it is evaluated beside them."""
-    from maths_grid import cell_state, read_grid, read_queue
-
     queue = read_queue()
     found = defaultdict(list)  # cells of one name differ in nothing but the seed
     bases = {}

@@ -57,12 +57,13 @@ def make_stock(settings, folder):
     """GRPOTrainer as the quick start has it, on the demo's model and data."""
     from trl import GRPOConfig, GRPOTrainer
 
-    from maths_finetuning import load_training_data, parse
+    import maths_finetuning as ours
     from maths_rewards import REWARDS
 
     fixed = {"use_cpu": True, "save_strategy": "no", "report_to": "none", "reward_weights": list(REWARDS.values())}
     config = GRPOConfig(folder, **fixed, **settings)
-    data = load_training_data(parse(["--model", "demo", "--trust_region_method", "clip"]), config.seed)
+    plan = ours.resolve(ours.parse(["--model", "demo", "--trust_region_method", "clip", "--seed", str(config.seed)]))
+    data = ours.load_data(plan, DEMO_MODEL, ours.load_tokenizer([DEMO_MODEL]))
     return GRPOTrainer(model=str(DEMO_MODEL), reward_funcs=list(REWARDS), args=config, train_dataset=data["train"])
 
 
@@ -79,7 +80,7 @@ def make_ours(model_dir, method, device, settings, folder):
     plan = ours.resolve(command)
     ours.quieten()
     tokenizer = ours.load_tokenizer([Path(model_dir)])
-    data = ours.load_training_data(command, plan.config.seed)
+    data = ours.load_data(plan, Path(model_dir), tokenizer)
     policy = ours.load_policy(Path(model_dir), plan.model_config, tokenizer)
     return ours.make_trainer(plan, "own", policy, tokenizer, data)
 

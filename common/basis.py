@@ -50,16 +50,17 @@ class Basis:
     sampler: int | None = None  # SAMPLER_VERSION, for what trains with it
 
 
-def make_basis(model_dirs, data, packages, device=None):
+def make_basis(model_dirs, data, packages, device=None, prompt=None):
     """The Basis of what is about to be computed here.
 
     model_dirs: as find_model_dirs has them. data: {name: hash of its rows}. packages: names of libraries that compute.
-    device: (kind, number type) of choose_precision; None asks for this machine's.
+    device: (kind, number type) of choose_precision; None asks for this machine's. prompt: the chat around QUESTION, for
+    a model whose chat template has no system role.
     """
     return Basis(
         model=[hash_model(directory) for directory in model_dirs],
         data=data,
-        prompt=build_prompt("QUESTION"),
+        prompt=prompt or build_prompt("QUESTION"),
         grader=GRADER_VERSION,
         device=describe_device(*(device or choose_precision())),
         versions={name: version(name) for name in packages},

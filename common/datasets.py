@@ -31,6 +31,7 @@ from common.files import (
     get_cache_dir,
     go_offline,
     make_parser,
+    number_json_lines,
     read_json_lines,
     run_script,
 )
@@ -52,8 +53,8 @@ def _gsm8k(text):
     if not marker:
         raise ValueError("no #### line in its answer")
     solution = CALCULATOR_NOTE.sub("", reasoning) + marker + gold
-    more = {column: text(column, "") for column in ("category", "difficulty")}
-    return {"question": text("question"), "solution": solution, "gold": gold.strip(), **more}
+    groups = {column: text(column, "") for column in ("category", "difficulty")}
+    return {"question": text("question"), "solution": solution, "gold": gold.strip(), **groups}
 
 
 def _math(text):
@@ -168,32 +169,47 @@ def find_dataset(name):
 # ---- rows
 
 
-def map_row(name, split, index, row):
+def map_row(name, split, index, row, line=None):
     """One row of a data set's own schema -> dict of COLUMNS, all strings; `gold` and `kind` as parse_gold has them.
 
-    Raises BadInput naming data set and row, or file and line, if a field is missing or its gold answer is not of the
-    data set's kind.
+    line: its line in a file of the user's. Raises BadInput naming data set and row, or file and line, if a field is
+    missing, the question is empty, or the gold answer is not of the data set's kind.
     """
     known, data = find_dataset(name)
-    place, row_id = f"{name} {split}, row {index}", f"{known}-{split}-{index}"
     if data is FILE:
-        place, row_id = f"{name}, line {index + 1}", f"{known}-{index}"
+        place, row_id = f"{name}, line {line}", f"{known}-{index}"
+    else:
+        place, row_id = f"{name} {split}, row {index}", f"{known}-{split}-{index}"
 
     def text(column, default=None):
-        value = row.get(column, default)
-        if not isinstance(value, (str, int)):
-            raise ValueError(f"no text in column {column!r} (columns: {', '.join(row)})")
-        str(value).encode()  # a lone surrogate, which JSON can spell, raises a ValueError
-        return str(value)
+        return read_text(row, column, default)
 
     try:
         fields = data.fields(text)
+        if not fields["question"].strip():
+            raise ValueError("its question is empty")
         gold = parse_gold(fields["gold"], "latex" if data.gold == "latex" else None)
         if data.gold == "number" and gold.kind not in NUMBER_KINDS:
-            raise ValueError(f"its gold answer {gold.text!r} is not a number")
+            raise ValueError(f"its gold answer {fields['gold']!r} is not a number")
     except ValueError as error:
         raise BadInput(f"{place}: {error}") from None
     return {**dict.fromkeys(COLUMNS, ""), "id": row_id, **fields, "gold": gold.text, "kind": gold.kind}
+
+
+def read_text(row, column, default=None):
+    """A column of a row as text; `default` where a column that may be missing is not there, or is null or NaN.
+
+    Such a column may hold a decimal too: pandas makes one of a whole number where a column has gaps. Raises ValueError
+    where there is no text.
+    """
+    value = row.get(column)
+    if value is None or value != value:  # NaN, as pandas and Python's json spell a gap
+        value = default
+    number = isinstance(value, int) and not isinstance(value, bool)
+    if not (isinstance(value, str) or number or (isinstance(value, float) and default is not None)):
+        raise ValueError(f"no text in column {column!r} (columns: {', '.join(row)})")
+    str(value).encode()  # a lone surrogate, which JSON can spell, raises a ValueError
+    return str(value)
 
 
 def load_maths_dataset(name, split, cache_dir):
@@ -202,18 +218,25 @@ def load_maths_dataset(name, split, cache_dir):
     Raises BadInput for an unknown name or split, an item that is not cached (with the command that fetches it), changed
     columns, or a gold answer that cannot be parsed.
     """
-    data = find_dataset(name)[1]
-    if data.hub_id:
-        rows = read_cached_rows(name, split, cache_dir)
+    if find_dataset(name)[1] is FILE:
+        rows = number_json_lines(Path(name))
+        mapped = [map_row(name, split, index, row, line) for index, (line, row) in enumerate(rows)]
     else:
-        rows = read_json_lines(Path(name) if data is FILE else DEMO_DIR / "data" / f"{split}.jsonl")
-    mapped = [map_row(name, split, index, row) for index, row in enumerate(rows)]
+        rows = read_rows(name, split, cache_dir)
+        mapped = [map_row(name, split, index, row) for index, row in enumerate(rows)]
     if not mapped:
         raise BadInput(f"{name} {split} has no rows")
 
     from datasets import Dataset  # slow to import: the checks above come first
 
     return Dataset.from_list(mapped)
+
+
+def read_rows(name, split, cache_dir):
+    """Rows (dicts in their own schema) of a known data set's split."""
+    if DATASETS[name].hub_id:
+        return read_cached_rows(name, split, cache_dir)
+    return read_json_lines(DEMO_DIR / "data" / f"{split}.jsonl")
 
 
 def read_cached_rows(name, split, cache_dir):
@@ -236,8 +259,13 @@ def read_cached_rows(name, split, cache_dir):
     return saved.to_list()
 
 
-def build_prompt(question):
-    """The conversation a model is given: system prompt, then the question; list of {"role", "content"} messages."""
+def build_prompt(question, system_role=True):
+    """The conversation a model is given: system prompt, then the question; list of {"role", "content"} messages.
+
+    Without a system role, which some chat templates refuse, both are the user's.
+    """
+    if not system_role:
+        return [{"role": "user", "content": f"{SYSTEM_PROMPT}\n\n{question}"}]
     return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": question}]
 
 

@@ -6,11 +6,13 @@ For the experiments of Probability Smoothing Policy Optimisation (arXiv 2509.212
 """
 
 import argparse
+import codecs
 import difflib
 import hashlib
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -24,6 +26,7 @@ DEMO_DIR = ROOT / "demo"
 DEFAULT_CACHE_DIR = "cached_files"
 MANIFEST = "manifest.json"
 LOCK = ".lock"
+MOST_SHOWN = 80  # characters of a value that an error message shows
 
 
 class BadInput(ValueError):
@@ -105,43 +108,104 @@ def read_json(path, repair):
 
 
 def read_json_lines(path):
-    """Rows (dicts) of a file with one JSON object a line; raises BadInput naming the file and the line."""
-    rows = []
+    """Rows (dicts) of a file with one JSON object a line; raises BadInput as number_json_lines does."""
+    return [row for _, row in number_json_lines(path)]
+
+
+def number_json_lines(path):
+    """[(its line in the file, row)] of a file with one JSON object a line, as editors and pandas write it.
+
+    It may begin with a byte order mark, be UTF-16, and have blank lines. Raises BadInput naming the file and the line.
+    """
+    rows, number, line = [], 0, ""
     try:
-        with open(path, encoding="utf-8") as lines:
-            for line in lines:
+        with open(path, encoding=find_encoding(path)) as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise TypeError
-                rows.append(row)
+                rows.append((number, row))
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
+    except UnicodeError:
         raise BadInput(f"{path} is not UTF-8 text") from None
     except (ValueError, TypeError, RecursionError):  # a number of 5000 digits is a plain ValueError
-        raise BadInput(f"{path}, line {len(rows) + 1}: not a JSON object") from None
+        raise BadInput(f"{path}, line {number}: not a JSON object: {line.strip()[:MOST_SHOWN]}") from None
     return rows
 
 
-def read_yaml(path, what):
-    """What a YAML file says; raises BadInput for one that cannot be read, or has a key twice. what: the file's kind."""
+def find_encoding(path):
+    """The encoding that a file's first bytes state; UTF-8 where they state none."""
+    with open(path, "rb") as file:
+        start = file.read(2)
+    return "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
-    def compose(anchor):
-        node = yaml.SafeLoader.compose_mapping_node(loader, anchor)
-        keys = [key.value for key, _ in node.value]
-        if twice := [key for key in keys if keys.count(key) > 1]:  # PyYAML would keep the last
-            raise BadInput(f"{path}, line {node.start_mark.line + 1}: {twice[0]} is given twice in one mapping")
+
+class _YamlLoader(yaml.SafeLoader):
+    """YAML 1.2, in which only true and false are booleans and 1e-6 is a number, with every key as it is spelt.
+
+    PyYAML reads YAML 1.1, in which `eval_strategy: no` is false, 1e-6 a text, 012 ten and 1:30 ninety.
+    """
+
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
+        names = [key.value if isinstance(key, yaml.ScalarNode) else None for key, _ in node.value]
+        if None in names:
+            raise BadInput(f"{self.name}, line {node.start_mark.line + 1}: a name must be one word")
+        if twice := [name for name in names if names.count(name) > 1]:  # PyYAML would keep the last
+            raise BadInput(f"{self.name}, line {node.start_mark.line + 1}: {twice[0]} is given twice in one mapping")
+        node.value = [(self.as_spelt(key), value) for key, value in node.value]
         return node
 
+    def as_spelt(self, key):
+        """The node of a key as text; `<<`, which merges another mapping into this one, stays what it is."""
+        if key.tag == "tag:yaml.org,2002:merge":
+            return key
+        return yaml.ScalarNode("tag:yaml.org,2002:str", key.value, key.start_mark, key.end_mark)
+
+
+class _YamlDumper(yaml.SafeDumper):
+    """Writes what _YamlLoader reads: text that it would take for a number or a boolean is put in quotes."""
+
+
+# {first characters: [(tag, pattern)]} of a plain word, from YAML 1.2.2, 10.3.2 (core schema); all else is text.
+YAML_WORDS = {
+    "~nN": ("null", r"~|null|Null|NULL"),
+    "tTfF": ("bool", r"true|True|TRUE|false|False|FALSE"),
+    "-+0123456789": ("int", r"[-+]?[0-9]+"),
+    "-+.0123456789": ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"),
+    "-+.": ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
+    "<": ("merge", r"<<"),
+}
+for _class in (_YamlLoader, _YamlDumper):
+    _class.yaml_implicit_resolvers = {"": [("tag:yaml.org,2002:null", re.compile(r"\Z"))]}
+    for _first, (_tag, _pattern) in YAML_WORDS.items():
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
+_YamlLoader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))  # 012 is twelve
+
+
+def read_yaml(path, what):
+    """What a YAML 1.2 file says; raises BadInput for one that cannot be read, or has a key twice. what: its kind."""
     try:
-        loader = yaml.SafeLoader(Path(path).read_text(encoding="utf-8"))
-        loader.compose_mapping_node = compose
+        loader = _YamlLoader(Path(path).read_text(encoding=find_encoding(path)))
+        loader.name = path  # for messages
         loader.deep_construct = True  # what contains itself is then an error of YAML's
         return loader.get_single_data()
     except BadInput:
         raise
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:  # ValueError: not UTF-8, or 2026-13-01
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}: " if mark else ""
+        raise BadInput(f"cannot read the {what} {path}: {place}{error.problem or error.context}") from None
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:  # ValueError: not UTF-8, or 5000 digits
         raise BadInput(f"cannot read the {what} {path}: {error}") from None
+
+
+def to_yaml(value):
+    """A value as YAML that read_yaml reads back as the same value, mappings in their order."""
+    return yaml.dump(value, Dumper=_YamlDumper, sort_keys=False)
 
 
 def hold_lock(path, busy):

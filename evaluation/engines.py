@@ -6,49 +6,43 @@ answer(requests, temperature, finished), which calls finished(i, [Completion]) a
     answer = make_transformers_engine(settings, [model_dir], eos_token_ids, pad_token_id, prompts)
 """
 
-import math
 import os
 import sys
 from importlib.util import find_spec
 
-from common.datasets import build_prompt
 from common.files import BadInput
 from common.models import causal_lm_class, choose_precision, load_model
+from common.prompts import Room, check_vocabulary, find_fitting, positions_of
 
 MAX_BATCH_SIZE = {"cpu": 256, "cuda": 1024}  # rows; on two CPU cores 512 is slower than 256: the cache no longer fits
+PROMPT_TOKENS = 1024  # for which there is room; the other half of the memory holds longer ones
+SLACK_COLUMNS = 64  # the engine's
 
 
-def encode_prompts(tokenizer, problems, config, max_new_tokens, skip):
+def encode_prompts(template, problems, config, max_new_tokens, skip):
     """{data set: {id: token ids}} of the prompts that fit; `skip`: leave out those that do not, else BadInput.
 
-    Raises BadInput too if tokenizer and model do not match.
+    template: Template. problems: {data set: {id: row}}. config: the model's, see load_config. Raises BadInput too if
+    none of a data set fits, or tokenizer and model do not match.
     """
-    prompts, limit = {}, getattr(config, "max_position_embeddings", None) or math.inf
+    positions = positions_of(config)
+    room = Room(positions, f"the model's {positions} positions", max_new_tokens, "lower --max_new_tokens")
+    prompts = {}
     for name, rows in problems.items():
-        chats = [build_prompt(row["question"]) for row in rows.values()]
-        ids = tokenizer.apply_chat_template(chats, add_generation_prompt=True)["input_ids"]
-        encoded = dict(zip(rows, ids, strict=True))
-        if (largest := max(max(ids) for ids in encoded.values())) >= config.vocab_size:
-            raise BadInput(f"the tokenizer has tokens that the model lacks (token {largest}): they do not match")
-        prompts[name] = {i: ids for i, ids in encoded.items() if len(ids) + max_new_tokens <= limit}
-        if long := [i for i in encoded if i not in prompts[name]]:
-            longest = max(map(len, encoded.values()))
-            found = f"{name}: {len(long)} of {len(rows)} prompts ({long[0]} for one; the longest has {longest} tokens)"
-            way_out = "" if longest >= limit else "lower --max_new_tokens, or "
-            if not skip:
-                raise BadInput(
-                    f"{found} exceed the model's {limit} positions with their completions: {way_out}"
-                    "--skip_long_prompts leaves them out and counts them as wrong"
-                )
-            print(f"{found} do not fit with their completions: left out, they count as wrong", file=sys.stderr)
+        tokens = template.encode([template.prompt(row["question"]) for row in rows.values()])
+        check_vocabulary(template.tokenizer, tokens, config)
+        encoded = list(zip(rows, tokens, strict=True))
+        lengths = [(row, len(ids)) for row, ids in encoded]
+        fitting = find_fitting(name, lengths, room, skip, "they count as wrong")
+        prompts[name] = dict(encoded[place] for place in fitting)
     return prompts
 
 
-def choose_batch_size(config, longest, device, dtype):
+def choose_batch_size(config, max_new_tokens, device, dtype):
     """Rows to decode at once: what fits into half the memory, at most MAX_BATCH_SIZE.
 
-    The machine's memory counts, not what is free: a resume on the same machine chooses the same. longest: tokens of the
-    longest prompt and completion together.
+    It follows from model, --max_new_tokens and machine alone, whose whole memory counts and not what is free: a resume,
+    or another data set beside those that are evaluated already, gets the same.
     """
     import torch
 
@@ -58,7 +52,8 @@ def choose_batch_size(config, longest, device, dtype):
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cache = 2 * config.num_hidden_layers * heads * head_size * (longest + 64) * dtype.itemsize
+    columns = min(PROMPT_TOKENS + max_new_tokens, positions_of(config)) + SLACK_COLUMNS
+    cache = 2 * config.num_hidden_layers * heads * head_size * columns * dtype.itemsize
     logits = 4 * 4 * config.vocab_size  # float32: logits, probabilities, their sums, one temporary
     fitting = memory // 2 // (cache + logits)
     return int(max(1, min(fitting, MAX_BATCH_SIZE[device])))

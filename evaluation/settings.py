@@ -28,6 +28,8 @@ class Settings:
     backend: str = rule("noted", "never")
     batch_size: int = rule("noted", "accepted")
     basis: Basis
+    # what the chat template is given; a directory of an earlier version has none
+    chat_template_kwargs: dict = field(default_factory=dict, metadata={"compared": "unfair", "mixed": "never"})
     complete: dict = field(default_factory=dict)  # {data set: {temperature: how many problems, from the first}}
     changes: list = field(default_factory=list)  # what a user accepted when results were added, see as_stored
 

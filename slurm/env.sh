@@ -11,6 +11,10 @@
 : "${GRID_THROTTLE:=2}"             # cells at a time; the QoS of a100 gives a user 2 GPUs
 : "${GRID_NODES:=1}"
 : "${GRID_NTASKS_PER_NODE:=1}"      # one for each GPU of GRID_GRES
+: "${GRID_CPUS_PER_TASK:=8}"         # for grading and for the loading of data
+: "${GRID_MEM:=48G}"                # of a node; make it empty where a cluster gives memory by itself
+: "${GRID_REPORT_MEM:=4G}"          # of the report after the last cell, on one processor
+: "${GRID_REPORT_TIME:=00:30:00}"
 : "${GRID_MAX_REQUEUES:=20}"        # then a cell waits for the next --submit
 : "${GRID_MODULES:=conda/python3}"  # loaded in a job; may be empty
 : "${GRID_SCRATCH:=/scratch/${USER:-$(id -un)}}"    # $SCRATCH is not set there, and $USER not always

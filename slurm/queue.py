@@ -24,10 +24,14 @@ SITE = {  # slurm/env.sh's values, which the environment (GRID_PARTITION) and fl
     "qos": "quality of service",
     "nodes": "nodes of a cell",
     "ntasks_per_node": "processes on a node, one for each GPU",
+    "cpus_per_task": "processors of a process",
+    "mem": "memory of a node",
+    "report_mem": "memory of the report",
+    "report_time": "walltime of the report",
     "throttle": "cells that run at the same time",
     "max_requeues": "how often a cell goes back into the queue",
 }
-NUMBERS = ("nodes", "ntasks_per_node", "throttle", "max_requeues")
+NUMBERS = ("nodes", "ntasks_per_node", "cpus_per_task", "throttle", "max_requeues")
 COMMENT = "maths_grid:"  # marks our jobs in the queue; the path of their grid follows
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")  # the job states of squeue(1)
 
@@ -81,14 +85,19 @@ def to_ranges(numbers):
 
 def array_line(site, frozen, indices):
     """The sbatch line of an array of cells; `frozen` is the file of the grid they are read from."""
-    options = {name.replace("_", "-"): site[name] for name in ("gres", "time", "nodes", "ntasks_per_node")}
+    names = ("gres", "time", "nodes", "ntasks_per_node", "cpus_per_task", "mem")
+    options = {name.replace("_", "-"): site[name] for name in names}
     options |= {"comment": f"{COMMENT}{frozen}", "array": f"{to_ranges(indices)}%{site['throttle']}"}
     return sbatch_line(site, frozen.stem, options, "cell.sbatch", frozen)
 
 
 def report_line(site, frozen, jobs):
     """The sbatch line of the report that comes when the last task of the arrays `jobs` has ended, well or badly."""
-    options = {"dependency": jobs and ":".join(["afterany", *jobs])}
+    options = {
+        "dependency": jobs and ":".join(["afterany", *jobs]),
+        "mem": site["report_mem"],
+        "time": site["report_time"],
+    }
     return sbatch_line(site, f"{frozen.stem}-report", options, "report.sbatch", frozen)
 
 

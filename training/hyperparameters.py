@@ -11,12 +11,13 @@ a model and method. Its values are those of the published scripts of Probability
 import argparse
 import re
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 
 from common.files import BadInput, make_parser, read_yaml, suggest
 from common.models import choose_precision, is_demo
+from common.values import NULL, check_ranges, read_value, show
 from maths_rewards import REWARDS
+from training.options import RANGES, read_field_kinds
 
 # ---- the table
 
@@ -50,46 +51,133 @@ GRPO = {
 }
 SFT = {**ALL_RUNS, "num_train_epochs": 20, "learning_rate": 2e-5, "metric_for_best_model": "eval_loss"}  # TRL's rate
 
-# Per model and method, from the published scripts.
+# Per model and method. clip, noclip and pspo are from the published scripts. The others are not in them: they take
+# pspo's rate and iterations, and the value of the method's own field from its source.
+#   sapo        TRL's temperatures
+#   cispo       ScaleRL, arXiv 2510.13786; MiniMax-M1 (arXiv 2506.13585) names no value
+#   spo         arXiv 2401.16025
+#   dppo        the authors' script for arXiv 2602.04879
+#   drpo        DPPO's, so that it turns back where dppo masks; its authors' code has 12.5, which takes 8 % of a weight
+#               at most
+#   gmpo        arXiv 2507.20673
+#   vespo       TRL's powers, those of arXiv 2602.10693
+#   r2vpo       ours: where abs(A) is 1, spo with its epsilon of 0.2
+#   m2po        AReaL's recipe for arXiv 2510.01161; an update is one micro-batch, of the sequences of all others
 PRESETS = {
     "Qwen2.5-0.5B": {
         "clip": {"learning_rate": 1e-6, "epsilon": 0.1, "num_iterations": 2},
         "noclip": {"learning_rate": 1e-6, "num_iterations": 1},
         "pspo": {"learning_rate": 5e-7, "smoothing_alpha": 0.1, "num_iterations": 2},
+        "sapo": {"learning_rate": 5e-7, "num_iterations": 2},
+        "reinforce": {"learning_rate": 5e-7, "num_iterations": 2},
+        "cispo": {"learning_rate": 5e-7, "epsilon_high": 5.0, "num_iterations": 2},
+        "spo": {"learning_rate": 5e-7, "epsilon": 0.2, "num_iterations": 2},
+        "dppo": {"learning_rate": 5e-7, "trust_region_delta": 0.15, "num_iterations": 2},
+        "topr": {"learning_rate": 5e-7, "num_iterations": 2},
+        "drpo": {"learning_rate": 5e-7, "trust_region_delta": 0.15, "num_iterations": 2},
+        "gmpo": {
+            "learning_rate": 5e-7,
+            "epsilon": 0.4,
+            "importance_sampling_level": "sequence",
+            "loss_type": "grpo",
+            "num_iterations": 2,
+        },
+        "vespo": {"learning_rate": 5e-7, "num_iterations": 2},
+        "r2vpo": {"learning_rate": 5e-7, "trust_region_penalty": 2.5, "num_iterations": 2},
+        "m2po": {
+            "learning_rate": 5e-7,
+            "trust_region_delta": 0.04,
+            "num_iterations": 2,
+            "per_device_train_batch_size": 64,
+            "gradient_accumulation_steps": 1,
+        },
     },
     "Qwen2.5-1.5B": {
         "clip": {"learning_rate": 5e-7, "epsilon": 0.2, "num_iterations": 2},
         "noclip": {"learning_rate": 1e-6, "num_iterations": 1},
         "pspo": {"learning_rate": 5e-7, "smoothing_alpha": 0.1, "num_iterations": 2},
+        "sapo": {"learning_rate": 5e-7, "num_iterations": 2},
+        "reinforce": {"learning_rate": 5e-7, "num_iterations": 2},
+        "cispo": {"learning_rate": 5e-7, "epsilon_high": 5.0, "num_iterations": 2},
+        "spo": {"learning_rate": 5e-7, "epsilon": 0.2, "num_iterations": 2},
+        "dppo": {"learning_rate": 5e-7, "trust_region_delta": 0.15, "num_iterations": 2},
+        "topr": {"learning_rate": 5e-7, "num_iterations": 2},
+        "drpo": {"learning_rate": 5e-7, "trust_region_delta": 0.15, "num_iterations": 2},
+        "gmpo": {
+            "learning_rate": 5e-7,
+            "epsilon": 0.4,
+            "importance_sampling_level": "sequence",
+            "loss_type": "grpo",
+            "num_iterations": 2,
+        },
+        "vespo": {"learning_rate": 5e-7, "num_iterations": 2},
+        "r2vpo": {"learning_rate": 5e-7, "trust_region_penalty": 2.5, "num_iterations": 2},
+        "m2po": {
+            "learning_rate": 5e-7,
+            "trust_region_delta": 0.04,
+            "num_iterations": 2,
+            "per_device_train_batch_size": 64,
+            "gradient_accumulation_steps": 1,
+        },
+    },
+    "Qwen2.5-3B": {  # not published: the values of 1.5B
+        "clip": {"learning_rate": 5e-7, "epsilon": 0.2, "num_iterations": 2},
+        "noclip": {"learning_rate": 1e-6, "num_iterations": 1},
+        "pspo": {"learning_rate": 5e-7, "smoothing_alpha": 0.1, "num_iterations": 2},
+        "sapo": {"learning_rate": 5e-7, "num_iterations": 2},
+        "reinforce": {"learning_rate": 5e-7, "num_iterations": 2},
+        "cispo": {"learning_rate": 5e-7, "epsilon_high": 5.0, "num_iterations": 2},
+        "spo": {"learning_rate": 5e-7, "epsilon": 0.2, "num_iterations": 2},
+        "dppo": {"learning_rate": 5e-7, "trust_region_delta": 0.15, "num_iterations": 2},
+        "topr": {"learning_rate": 5e-7, "num_iterations": 2},
+        "drpo": {"learning_rate": 5e-7, "trust_region_delta": 0.15, "num_iterations": 2},
+        "gmpo": {
+            "learning_rate": 5e-7,
+            "epsilon": 0.4,
+            "importance_sampling_level": "sequence",
+            "loss_type": "grpo",
+            "num_iterations": 2,
+        },
+        "vespo": {"learning_rate": 5e-7, "num_iterations": 2},
+        "r2vpo": {"learning_rate": 5e-7, "trust_region_penalty": 2.5, "num_iterations": 2},
+        "m2po": {
+            "learning_rate": 5e-7,
+            "trust_region_delta": 0.04,
+            "num_iterations": 2,
+            "per_device_train_batch_size": 64,
+            "gradient_accumulation_steps": 1,
+        },
     },
     "demo": {  # ours: two updates a generation, so that every trust region is live
         "clip": {"learning_rate": 1e-4, "epsilon": 0.2, "num_iterations": 2},
         "noclip": {"learning_rate": 1e-4, "num_iterations": 2},
         "pspo": {"learning_rate": 1e-4, "smoothing_alpha": 0.1, "num_iterations": 2},
+        "sapo": {"learning_rate": 1e-4, "num_iterations": 2},
+        "reinforce": {"learning_rate": 1e-4, "num_iterations": 2},
+        "cispo": {"learning_rate": 1e-4, "epsilon_high": 5.0, "num_iterations": 2},
+        "spo": {"learning_rate": 1e-4, "epsilon": 0.2, "num_iterations": 2},
+        "dppo": {"learning_rate": 1e-4, "trust_region_delta": 0.15, "num_iterations": 2},
+        "topr": {"learning_rate": 1e-4, "num_iterations": 2},
+        "drpo": {"learning_rate": 1e-4, "trust_region_delta": 0.15, "num_iterations": 2},
+        "gmpo": {
+            "learning_rate": 1e-4,
+            "epsilon": 0.4,
+            "importance_sampling_level": "sequence",
+            "loss_type": "grpo",
+            "num_iterations": 2,
+        },
+        "vespo": {"learning_rate": 1e-4, "num_iterations": 2},
+        "r2vpo": {"learning_rate": 1e-4, "trust_region_penalty": 2.5, "num_iterations": 2},
+        "m2po": {
+            "learning_rate": 1e-4,
+            "trust_region_delta": 0.04,
+            "num_iterations": 2,
+            "per_device_train_batch_size": 128,
+            "gradient_accumulation_steps": 1,
+        },
         "sft": {"learning_rate": 3e-4, "num_train_epochs": 3},
     },
 }
-PRESETS["Qwen2.5-3B"] = PRESETS["Qwen2.5-1.5B"]  # not published
-# Not in the published scripts: pspo's rate and iterations, and the value of the method's own field in its source.
-UNPUBLISHED = {
-    "sapo": {},  # TRL's temperatures
-    "reinforce": {},
-    "cispo": {"epsilon_high": 5.0},  # ScaleRL, arXiv 2510.13786; MiniMax-M1 (arXiv 2506.13585) names no value
-    "spo": {"epsilon": 0.2},  # arXiv 2401.16025
-    "dppo": {"trust_region_delta": 0.15},  # the authors' script for arXiv 2602.04879
-    "topr": {},
-    # DPPO's, so that it turns back where dppo masks; its authors' code has 12.5, which takes 8 % of a weight at most.
-    "drpo": {"trust_region_delta": 0.15},
-    "gmpo": {"epsilon": 0.4, "importance_sampling_level": "sequence", "loss_type": "grpo"},  # arXiv 2507.20673
-    "vespo": {},  # TRL's powers, those of arXiv 2602.10693
-    "r2vpo": {"trust_region_penalty": 2.5},  # ours: where abs(A) is 1, spo with its epsilon of 0.2
-    # AReaL's recipe for arXiv 2510.01161; an update is one micro-batch, of the 64 sequences of all others.
-    "m2po": {"trust_region_delta": 0.04, "per_device_train_batch_size": 64, "gradient_accumulation_steps": 1},
-}
-for _rows in PRESETS.values():
-    _shared = {name: _rows["pspo"][name] for name in ("learning_rate", "num_iterations")}
-    _rows.update({method: {**_shared, **own} for method, own in UNPUBLISHED.items()})
-PRESETS["demo"]["m2po"]["per_device_train_batch_size"] = 128
 # What the demo changes in GRPO: 128 completions of 16 prompts a generation, minutes on two CPU cores.
 DEMO = {
     "max_steps": 160,
@@ -105,7 +193,7 @@ DEMO = {
     "eval_steps": 40,
     "save_steps": 40,
 }
-DEMO_SFT = {key: DEMO[key] for key in ("per_device_eval_batch_size", "warmup_steps", "eval_steps", "save_steps")}
+DEMO_SFT = {"per_device_eval_batch_size": 128, "warmup_steps": 10, "eval_steps": 40, "save_steps": 40}
 
 # Flags of the Hugging Face dataclasses that would be parsed and then ignored, or must not be used here.
 REFUSED = {
@@ -115,6 +203,7 @@ REFUSED = {
     "resume_from_checkpoint": "the same command again continues the run",
     "push_to_hub": "compute nodes have no network; upload the finished run directory yourself",
     "use_cpu": "use --device cpu",
+    "model_init_kwargs": "the model is loaded here: use --dtype and --attn_implementation",
 }
 LIST_THEM = " (--print_config lists the options)"
 
@@ -122,16 +211,19 @@ LIST_THEM = " (--print_config lists the options)"
 # ---- from the layers to a configuration
 
 
-def read_recipe(argv):
-    """The mapping in the file after --config, its keys as fields are spelt, {} without one; raises BadInput."""
+def find_recipe(argv):
+    """The path after --config, None without one."""
     parser = make_parser(None, allow_abbrev=False, add_help=False)
     parser.add_argument("--config")
-    if not (path := parser.parse_known_args(argv)[0].config):
-        return {}
+    return parser.parse_known_args(argv)[0].config
+
+
+def read_recipe(path):
+    """The mapping in a recipe, its keys as options are spelt; raises BadInput if it is none."""
     recipe = read_yaml(path, "recipe")
-    if not isinstance(recipe, dict) or "env" in recipe:
-        raise BadInput(f"the recipe {path} must be a mapping of flags to values (and has no 'env')")
-    return {str(key).replace("-", "_"): value for key, value in recipe.items()}
+    if not isinstance(recipe, dict) or {"env", "config"} & recipe.keys():
+        raise BadInput(f"the recipe {path} must be a mapping of flags to values (and has no 'env' or 'config')")
+    return {key.replace("-", "_"): value for key, value in recipe.items()}
 
 
 def make_layers(command):
@@ -153,55 +245,97 @@ def make_layers(command):
     }
 
 
-def read_field_names(method):
-    """The names of TRL's options, from its source: importing it takes seconds, which a typing error should not."""
-    specs = [find_spec(name) for name in ("trl", "transformers")]
-    if None in specs:
-        raise BadInput("trl or transformers is not installed here: pip install -r requirements.txt")
-    trl, transformers = (Path(spec.submodule_search_locations[0]) for spec in specs)
-    configs = ("base_config", "model_config", "sft_config" if method == "sft" else "grpo_config")
-    files = [*(trl / "trainer" / f"{name}.py" for name in configs), transformers / "training_args.py"]
-    return [name for file in files for name in re.findall(r"^    (\w+): ", file.read_text(encoding="utf-8"), re.M)]
-
-
 def check_names(command):
     """Raise BadInput for a flag, or a key of the recipe, that no option has or that must not be used here."""
-    names = read_field_names(command.args.trust_region_method)
+    names = list(read_field_kinds(command.args.trust_region_method))
     flags = [word.split("=")[0] for word in command.rest if re.match("--?[A-Za-z]", word)]
     for shown in [*flags, *command.recipe]:
         key = shown.removeprefix("--").replace("-", "_")
         if key in REFUSED:
             raise BadInput(f"{key}: {REFUSED[key]}")
-        if key not in names and key.removeprefix("no_") not in names:
+        switched_off = shown in flags and key.removeprefix("no_") in names  # --no_FLAG, which a recipe has no need of
+        if key not in names and not switched_off:
             raise BadInput(f"unknown option {shown}{suggest(key, names) or LIST_THEM}")
 
 
 def resolve_config(command):
     """A maths_finetuning.Command -> (GRPOConfig or SFTConfig, ModelConfig, {key: (value, origin)}).
 
-    Raises BadInput for an unknown key or flag, and for what TRL's own validation refuses.
+    Raises BadInput for an unknown key or flag, a value that its option cannot have, wherever it came from, and for what
+    TRL's own validation refuses.
     """
     from trl import GRPOConfig, ModelConfig, SFTConfig, TrlParser
 
-    args, rest = command.args, command.rest
-    kind = SFTConfig if args.trust_region_method == "sft" else GRPOConfig
-    parser, layers = TrlParser([kind, ModelConfig], allow_abbrev=False, exit_on_error=False), make_layers(command)
+    args = command.args
+    config_class = SFTConfig if args.trust_region_method == "sft" else GRPOConfig
+    parser = TrlParser([config_class, ModelConfig], allow_abbrev=False, exit_on_error=False)
+    kinds = read_field_kinds(args.trust_region_method)
+    for action in parser._actions:
+        if action.dest in kinds:
+            read_as(action, kinds[action.dest])
+    layers = make_layers(command)
     origins = {key: origin for origin, layer in layers.items() for key in layer}
-    flags = {word.split("=")[0] for word in rest}
+    flags = {word.split("=")[0] for word in command.rest}
     origins |= {action.dest: "flag" for action in parser._actions if flags & {*action.option_strings}}
     if "learning_rate" not in origins:
         raise BadInput(f"{args.model} has no row in the table of published values: give --learning_rate")
-    unknown = parser.set_defaults_with_config(**{k: v for layer in layers.values() for k, v in layer.items()})
+    parser.set_defaults_with_config(**{key: value for layer in layers.values() for key, value in layer.items()})
     try:
+        namespace, unknown = parser.parse_known_args(command.rest)
+        check_namespace(vars(namespace), parser, kinds)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of old names of options, which TRL itself uses
-            config, model_config, more = parser.parse_args_into_dataclasses(rest, return_remaining_strings=True)
-    except (argparse.ArgumentError, ValueError, ImportError) as error:  # the last two: TRL's and transformers' own
+            config, model_config = parser.parse_dict(vars(namespace))
+    except BadInput:
+        raise
+    except argparse.ArgumentError as error:
+        raise BadInput(f"{error.argument_name.partition('/')[0]}: {error.message}{LIST_THEM}") from None
+    except (ValueError, ImportError, OSError, TypeError, LookupError) as error:  # TRL's and transformers' own
         raise BadInput(f"configuration: {error}{LIST_THEM}") from None
-    if unknown or more:
-        raise BadInput(f"unknown option {[*unknown, *more][0]}{LIST_THEM}")
+    if unknown:
+        raise BadInput(f"unknown option {unknown[0]}{LIST_THEM}")
     both = {**vars(model_config), **vars(config)}
     return config, model_config, {k: (both[k], origins.get(k, "default")) for k in sorted(both) if k[0] != "_"}
+
+
+def read_as(action, kind):
+    """Let a parser's action read its words by a Kind, as a recipe's values are read; `null` is a word for null."""
+    if action.nargs == 0:  # --no_FLAG takes none
+        return
+    item = kind.items if "list" in kind.types else kind
+
+    def read(word):
+        if word == NULL and kind.optional:
+            return None
+        try:
+            return read_value(item, word, "")
+        except BadInput as error:
+            raise argparse.ArgumentTypeError(str(error).strip()) from None
+
+    action.type = read
+    if "list" in kind.types:
+        action.nargs = "+"
+    elif "bool" in kind.types:
+        action.nargs = "?"
+        action.const = True
+    if action.choices and kind.optional:
+        action.choices = [*action.choices, None]
+
+
+def check_namespace(values, parser, kinds):
+    """Put {option: value}, read from all layers, into the form that TRL takes; raises BadInput for a wrong value."""
+    for action in parser._actions:
+        name = action.dest
+        value = values.get(name)
+        if isinstance(value, list) and value == [None]:
+            value = values[name] = None
+        if isinstance(value, list) and len(value) == 1 and "str" in kinds[name].types:
+            values[name] = value[0]  # "all-linear" is no list of one
+        if action.choices and value is not None and value not in action.choices:
+            raise BadInput(f"{name} must be one of {', '.join(map(str, action.choices))}, got {show(value)}")
+    if values["report_to"] is None:
+        values["report_to"] = "none"  # transformers would look for an integration called None
+    check_ranges(values, RANGES)
 
 
 def print_config(values):

@@ -61,10 +61,11 @@ def rollout_requests(prompts, trainer, tokenizer, seed):
     count = trainer.num_generations if training else trainer.num_generations_eval
     generation = trainer._step % config.gradient_accumulation_steps // config.steps_per_generation
     groups = split_groups(prompts, trainer.accelerator.process_index * len(prompts), count)
-    ids = tokenizer.apply_chat_template([prompt for _, prompt, _ in groups], add_generation_prompt=True)["input_ids"]
+    conversations = [prompt for _, prompt, _ in groups]
+    ids = tokenizer.apply_chat_template(conversations, add_generation_prompt=True, **trainer.chat_template_kwargs)
     return [
         Request(tokens, make_seed(seed, step, generation, group if training else tokens), samples)
-        for tokens, (group, _, samples) in zip(ids, groups, strict=True)
+        for tokens, (group, _, samples) in zip(ids["input_ids"], groups, strict=True)
     ]
 
 

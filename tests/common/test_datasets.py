@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -276,6 +277,10 @@ def test_a_file_is_evaluated_whole_and_split_to_train_on(own):
         ({"question": "?", "answer": "#### (1, 2)"}, "line 2"),
         ({"question": "?"}, "no text in column 'answer'"),
         ({"question": None, "answer": "#### 5"}, "no text in column 'question'"),
+        ({"question": True, "answer": "#### 5"}, "no text in column 'question'"),
+        ({"question": 1.5, "answer": "#### 5"}, "no text in column 'question'"),
+        ({"question": " \n", "answer": "#### 5"}, "its question is empty"),
+        ({"question": "?", "answer": "#### $(1, 2)"}, "'$(1, 2)' is not a number"),
         ({"question": "\ud800", "answer": "#### 5"}, "surrogate"),
         ({"question": "?", "answer": "#### 5", "category": []}, "'category'"),
     ],
@@ -286,6 +291,32 @@ def test_bad_row_of_a_file_is_named_by_its_line(own, row, words):
         with pytest.raises(BadInput, match="mine.jsonl, line 2: ") as error:
             load()
         assert words in str(error.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_what_editors_write_is_read_and_errors_name_the_files_own_line(own, encoding, end):
+    path = Path(own([]))
+    lines = [json.dumps({**GSM8K, "question": f"é {n}?"}, ensure_ascii=False) for n in range(3)]
+    path.write_bytes(end.join(["", lines[0], "", "  ", *lines[1:], "", ""]).encode(encoding))
+    assert load_maths_dataset(str(path), "test", "")["question"][:] == ["é 0?", "é 1?", "é 2?"]
+    path.write_bytes(end.join([lines[0], "", '{"question": "?", "answer": "5"}', ""]).encode(encoding))
+    with pytest.raises(BadInput, match="mine.jsonl, line 3: no #### line"):
+        load_maths_dataset(str(path), "test", "")
+    path.write_bytes(end.join(["", lines[0], "", "{'question': 1}"]).encode(encoding))
+    with pytest.raises(BadInput, match="mine.jsonl, line 4: not a JSON object: {'question': 1}"):
+        load_maths_dataset(str(path), "test", "")
+
+
+def test_what_pandas_writes_is_read(tmp_path):
+    import pandas
+
+    rows = [{**GSM8K, "category": "sum", "difficulty": 3}, {**GSM8K, "category": None}]
+    path = tmp_path / "mine.jsonl"
+    pandas.DataFrame(rows).to_json(path, orient="records", lines=True)
+    assert '"category":null' in path.read_text() and '"difficulty":3.0' in path.read_text()
+    read = load_maths_dataset(str(path), "test", "")
+    assert (read["category"][:], read["difficulty"][:]) == (["sum", ""], ["3.0", ""])
 
 
 @pytest.mark.parametrize("name", ["gsm8k.jsonl", "svamp.jsonl", "MATH-500.jsonl", "demo.jsonl"])
@@ -315,12 +346,13 @@ VALUES = st.recursive(SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionari
 def test_a_row_is_read_as_it_stands_or_refused_with_its_line(question, reasoning, number, more):
     row = {**more, "question": question, "answer": f"{reasoning}\n#### {number}"}
     optional = [row[column] for column in ("category", "difficulty") if column in row]
-    readable = all(isinstance(value, (str, int)) for value in (question, *optional))
-    if not readable:
-        with pytest.raises(BadInput, match="a.jsonl, line 8: no text in column"):
-            m.map_row("a.jsonl", "test", 7, row)
+    readable = isinstance(question, (str, int)) and not any(isinstance(value, (list, dict)) for value in optional)
+    if not readable or not str(question).strip():
+        words = "its question is empty" if readable else "no text in column"
+        with pytest.raises(BadInput, match=f"a.jsonl, line 9: {words}"):
+            m.map_row("a.jsonl", "test", 7, row, line=9)
         return
-    mapped = m.map_row("a.jsonl", "test", 7, row)
+    mapped = m.map_row("a.jsonl", "test", 7, row, line=9)
     assert list(mapped) == m.COLUMNS and all(isinstance(value, str) for value in mapped.values())
     assert (mapped["question"], mapped["id"], int(mapped["gold"])) == (str(question), "a-7", number)
     if "<<" not in reasoning:
@@ -424,7 +456,9 @@ def test_json_lines_with_wrong_bytes_are_rows_or_bad_input(tmp_path_factory, row
         assert str(path) in str(error)
 
 
-@pytest.mark.parametrize("line", ["[1]", "1", "", "{", "[" * 100_000, '{"a": ' * 100_000, '{"a": 1' + "0" * 5000 + "}"])
+@pytest.mark.parametrize(
+    "line", ["[1]", "1", "null", "{", "[" * 100_000, '{"a": ' * 100_000, '{"a": 1' + "0" * 5000 + "}"]
+)
 def test_bad_json_line_is_named(tmp_path, line):
     path = tmp_path / "file.jsonl"
     path.write_text('{"question": "?"}\n' + line + "\n")

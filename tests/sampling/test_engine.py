@@ -414,6 +414,7 @@ def test_the_version_is_raised_when_the_same_seed_draws_other_tokens():
         accelerator=types.SimpleNamespace(process_index=1),
         num_generations=4,
         num_generations_eval=2,
+        chat_template_kwargs={},
         _step=6,
     )
     tokenizer = types.SimpleNamespace(

@@ -92,8 +92,8 @@ def test_a_place_follows_from_the_values_alone():
 
 
 @pytest.mark.parametrize("rate", [1e-6, "1e-6", "1.0e-6", "1e-06"])
-def test_one_number_has_one_text(rate):
-    assert maths_grid.to_text(rate) == "1e-6"
+def test_one_number_has_one_place(rate):
+    assert "runs/demo/pspo-learning_rate=1e-6/seed0" in places(axes={**AXES, "learning_rate": [rate]})
 
 
 def test_texts_keep_their_value():
@@ -158,7 +158,7 @@ def test_paper_grid_is_75_cells_of_the_papers_table():
     [
         ({"axes": {**AXES, "learning_rat": [1e-6]}}, "learning_rat.*did you mean learning_rate"),
         ({"axes": {**AXES, "methods": ["clip"]}}, "methods.*did you mean method"),
-        ({"axes": {**AXES, "method": ["pspoo"]}}, "unknown method 'pspoo'.*noclip"),
+        ({"axes": {**AXES, "method": ["pspoo"]}}, "grid.yaml, axes: method must be one of clip, noclip.*, got 'pspoo'"),
         ({"axes": {**AXES, "beta": ["1e-2", 0.01]}}, "2 cells share the directory runs/demo/noclip-beta=0.01/seed0"),
         ({"axes": {**AXES, "model": ["a/b", "c/b"]}}, "2 cells share the directory runs/b/noclip/seed0"),
         ({"cells": {"pspo": {"method": "pspo", "beta": 0.1}}}, "2 cells share the directory"),
@@ -174,7 +174,17 @@ def test_paper_grid_is_75_cells_of_the_papers_table():
         ({"axes": {}}, "has no cells"),
         ({"axes": {**AXES, "seed": []}}, "has no cells"),
         ({"evaluate": {"model_path": "x"}}, "model_path cannot be given"),
-        ({"axes": {**AXES, "beta": [None]}}, "beta.*no value"),
+        ({"axes": {**AXES, "beta": [None]}}, "grid.yaml, axes: beta must be a number, got null"),
+        ({"axes": {**AXES, "seed": [0.5]}}, "grid.yaml, axes: seed must be a whole number, got 0.5"),
+        ({"train": {"use_peft": "maybe"}}, "grid.yaml, train: use_peft must be true or false, got 'maybe'"),
+        ({"train": {"learning_rate": -1}}, "grid.yaml, train: learning_rate must be at least 0, got -1"),
+        ({"train": {"accept_changes": 3}}, "grid.yaml, train: accept_changes must be true or false, got 3"),
+        ({"cells": {"x": {"epsilon": "wide"}}}, "grid.yaml, cells: x: epsilon must be a number, got 'wide'"),
+        (
+            {"evaluate": {"temperature": 1}},
+            "grid.yaml, evaluate: unknown name 'temperature'; did you mean temperatures",
+        ),
+        ({"evaluate": {"limit": True}}, "grid.yaml, evaluate: limit must be a whole number or null, got True"),
         ({"axes": {**AXES, "beta": [[1, 2]]}}, "beta.*a list"),
     ],
 )
@@ -182,6 +192,32 @@ def test_a_faulty_grid_is_refused_in_one_line(parts, words):
     write_grid(**parts)
     with pytest.raises(BadInput, match=words):
         read_grid("grid.yaml")
+
+
+def test_values_mean_what_the_types_of_their_flags_say():
+    Path("grid.yaml").write_text(
+        "axes: {model: [demo], method: [pspo], seed: [0]}\n"
+        "cells:\n  yes: {beta: 0}\n  no: {beta: 1}\n"
+        "train: {use_peft: true, accept_changes: false, bf16: no, disable_tqdm: true, eval_strategy: no,\n"
+        "  save_total_limit: null, dataset: null, learning_rate: 1e-6,\n"
+        "  chat_template_kwargs: {a: false}, run_name: -x}\n"
+        "evaluate: {skip_long_prompts: false, limit: null, temperatures: 1}\n"
+    )
+    plain, yes, no = read_grid("grid.yaml")
+    assert (plain.name, yes.name, no.name) == ("pspo", "yes", "no")
+    words = plain.train[plain.train.index("--output_dir") + 2 :]
+    assert words == [
+        *"--use_peft true --accept_changes false --bf16 false --disable_tqdm true --eval_strategy no".split(),
+        *"--save_total_limit null --learning_rate 1e-6 --chat_template_kwargs".split(),
+        '{"a": false}',
+        "--run_name=-x",
+    ]
+    assert plain.evaluate[4:] == "--skip_long_prompts false --temperatures 1".split()
+    plan = maths_finetuning.resolve(maths_finetuning.parse([*plain.train[2:], "--load_best_model_at_end", "false"]))
+    values = {name: value for name, (value, _) in plan.values.items()}
+    assert plan.command.args.accept_changes is False and values["use_peft"] is True and values["bf16"] is False
+    assert values["save_total_limit"] is None and values["chat_template_kwargs"] == {"a": False}
+    assert values["eval_strategy"] == "no" and values["disable_tqdm"] is True and values["run_name"] == "-x"
 
 
 def test_refused_grids_end_with_code_2_and_one_line(tmp_path):
@@ -194,7 +230,7 @@ def test_refused_grids_end_with_code_2_and_one_line(tmp_path):
 
 @pytest.mark.parametrize(
     "value",
-    ["[" * 5000 + "]" * 5000, "{a: " * 1000 + "1" + "}" * 1000, "&a {b: *a}", "&a [*a]", "9" * 5000, "2026-13-01"],
+    ["[" * 5000 + "]" * 5000, "{a: " * 1000 + "1" + "}" * 1000, "&a {b: *a}", "&a [*a]", "9" * 5000],
 )
 def test_yaml_that_cannot_be_taken_in_is_refused(value):
     Path("grid.yaml").write_text(f"train: {{lr_scheduler_kwargs: {value}}}")
@@ -213,21 +249,22 @@ def test_known_names_are_those_of_the_classes_themselves():
     from trl import GRPOConfig, ModelConfig, SFTConfig
 
     fields = {*GRPOConfig.__dataclass_fields__, *SFTConfig.__dataclass_fields__, *ModelConfig.__dataclass_fields__}
-    assert fields <= maths_grid.training_flags()
+    known = maths_grid.training_kinds().keys()
+    assert fields <= known
     own = set(re.findall(r"--(\w+)", subprocess.run(
         [sys.executable, ROOT / "maths_finetuning.py", "--help"], capture_output=True, text=True
     ).stdout))  # fmt: skip
-    assert maths_grid.training_flags() - fields <= own
+    assert known - fields - {"method"} <= own
 
 
 def test_flags_that_only_the_scripts_can_judge_are_judged_before_anything_runs():
     check = lambda **parts: find_needs(read_grid(write_grid(**parts)))  # noqa: E731
     check(cells={"sft": {"method": "sft"}}, train={"max_steps": 4}, evaluate={"limit": 3})
     with pytest.raises(BadInput, match=r"cell 2, runs/demo/soft/seed0: .*smoothing_alpha"):
-        check(axes={**AXES, "method": ["noclip"]}, cells={"soft": {"method": "pspo", "smoothing_alpha": 2}})
+        check(axes={**AXES, "method": ["noclip"]}, cells={"soft": {"method": "clip", "smoothing_alpha": 0.5}})
     with pytest.raises(BadInput, match=r"cell 0.*num_iterations"):
         check(axes={**AXES, "method": ["sft"], "num_iterations": [2]})
-    with pytest.raises(BadInput, match=r"cell 1, runs/demo/noclip/seed-1: seed must be"):
+    with pytest.raises(BadInput, match=r"grid.yaml, axes: seed must be from 0"):
         check(axes={**AXES, "seed": [0, -1]})
     with pytest.raises(BadInput, match=r"cell 0.*--merge_adapter needs --use_peft"):
         check(train={"merge_adapter": True})
@@ -475,7 +512,7 @@ def test_a_cache_that_the_grid_names_is_the_one_that_is_looked_into(tmp_path):
 def test_room_is_counted_for_what_is_trained_and_of_flags_that_are_numbers():
     assert preflight.check_room(needs(train={"use_peft": False}), [], 2)[0] > 0
     assert preflight.check_room(needs(train={"use_peft": True}), [], 2)[0] == 0
-    with pytest.raises(BadInput, match=r"cell 0, .*save_total_limit"):
+    with pytest.raises(BadInput, match=r"train: save_total_limit must be a whole number"):
         needs(train={"save_total_limit": "few"})
 
 
@@ -564,11 +601,39 @@ def test_submit_without_slurm_prints_its_lines_or_says_what_is_missing(tmp_path)
         "--array=0-3%2",
         "--time=60:00:00",
         "--nodes=1",
+        "--cpus-per-task=8",
+        "--mem=48G",
     ):
         assert f" {word} " in array
+    assert " --mem=4G " in report and " --time=00:30:00 " in report
     assert "--dependency=afterany:JOBID" in report and "--gres" not in report
     frozen = Path(array.split()[-1])
     assert frozen.parent == tmp_path / "logs" and array.split()[-2] == str(ROOT)
+
+
+def test_a_queued_grid_whose_file_was_deleted_is_a_note_when_looking_and_a_line_when_submitting(monkeypatch, capsys):
+    write_grid()
+    there = [str(Path("grid.yaml").resolve()), 1, "queued", "Priority", "7"]
+    gone = ["/nowhere/g-0.yaml", 0, "running", "None", "8"]
+    monkeypatch.setattr(queue, "list_jobs", lambda: [gone, there])
+    cells = read_grid("grid.yaml")
+    assert maths_grid.read_queue() == {cells[1].run_dir.resolve(): ["queued", "Priority", "7"]}
+    assert "the grid of job 8 cannot be read" in capsys.readouterr().err
+    with pytest.raises(BadInput, match="scancel 8, or put /nowhere/g-0.yaml back"):
+        maths_grid.read_queue(must=True)
+
+
+def test_another_cluster_edits_env_sh_alone(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("GRID_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GRID_CPUS_PER_TASK", "3")
+    site, _ = queue.read_site({"report_time": "01:00:00"})
+    array = queue.array_line({**site, "mem": ""}, Path("logs/g.yaml"), [0])
+    report = queue.report_line({**site, "report_mem": ""}, Path("logs/g.yaml"), ["7"])
+    assert "--cpus-per-task=3" in array and "--time=01:00:00" in report
+    assert not any("--mem" in word for word in [*array, *report])  # for a cluster that refuses to be asked
+    for script in (ROOT / "slurm").glob("*.sbatch"):
+        assert not re.search(r"#SBATCH --(mem|time|partition|gres|account|qos)", script.read_text()), script
 
 
 def test_what_is_queued_is_what_was_submitted(tmp_path, monkeypatch):

@@ -245,7 +245,7 @@ def test_the_steps_of_an_epoch_are_those_that_are_trained(method, rows, flags, s
     assert said in line
     path = ROOT / "demo" / "model"
     tokenizer = maths_finetuning.load_tokenizer([path])
-    data = maths_finetuning.load_training_data(plan.command, 0)
+    data = maths_finetuning.load_data(plan, path, tokenizer)
     data["train"] = data["train"].select(range(rows))
     policy = maths_finetuning.load_policy(path, plan.model_config, tokenizer)
     trainer = maths_finetuning.make_trainer(plan, "own", policy, tokenizer, data)

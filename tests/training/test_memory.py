@@ -174,8 +174,9 @@ def fit(tmp_path, monkeypatch):
         plan = maths_finetuning.resolve(maths_finetuning.parse(argv))
         plan.config.use_cpu = False  # no card is touched: its memory is what the test says
         monkeypatch.setattr(memory, "measure_free_bytes", lambda config: free_bytes)
-        data = maths_finetuning.load_training_data(plan.command, 0)
-        maths_finetuning.fit_to_memory(plan, DEMO, load_tokenizer([DEMO]), data)
+        tokenizer = load_tokenizer([DEMO])
+        data = maths_finetuning.load_data(plan, DEMO, tokenizer)
+        maths_finetuning.fit_to_memory(plan, DEMO, tokenizer, data)
         return plan
 
     return fit_one

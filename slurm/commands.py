@@ -1,0 +1,57 @@
+"""A cell's commands: run with their output in a log, and what that log says last.
+
+Used by maths_grid.py (Probability Smoothing Policy Optimisation, arXiv 2509.21282), on a cluster or without one.
+
+    from slurm.commands import last_line, run_command
+    code, signals = run_command(["true"], Path("logs/x.log"))
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+from common.runs import EXIT_SAVED
+
+
+def run_command(command, log, passed_on=(signal.SIGTERM, signal.SIGUSR1)):
+    """Run a command, its output on ours and at the end of its log -> (exit code, signals we were sent meanwhile).
+
+    Signals in `passed_on` are sent on to it. A command that one of them ended counts as EXIT_SAVED.
+    """
+    process, received = None, []
+
+    def on_signal(number, frame):
+        received.append(number)
+        if process is not None and number in passed_on:
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as file:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        while chunk := process.stdout.read1(65536):
+            for stream in (file, sys.stdout.buffer):
+                stream.write(chunk)
+                stream.flush()
+        code = process.wait()
+        if code < 0 and not received:
+            file.write(f"\nended by {signal.Signals(-code).name}; if nobody sent it, out of memory\n".encode())
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    return EXIT_SAVED if code and received else code, received
+
+
+def last_line(path, width=200):
+    """The last line of a log that says something, its first `width` characters; "" for none. Progress bars do not:
+    tqdm draws its own once more when a program ends, after what that had to say."""
+    try:
+        with open(path, "rb") as file:
+            start = file.seek(max(0, os.path.getsize(path) - 8192))
+            lines = re.split(r"[\r\n]+", file.read().decode("utf-8", errors="replace"))
+    except FileNotFoundError:
+        return ""
+    lines = lines[1:] if start and lines[1:] else lines  # whole ones, if there are any
+    lines = [text for line in lines if (text := re.sub(r".*?\d+%\|[^|]*\|[^\]]*\]", "", line).strip())]
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", lines[-1][:width]) if lines else ""

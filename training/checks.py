@@ -1,0 +1,108 @@
+"""What values of a configuration say together, and TRL or a library finds out only when the model is loaded, or later.
+
+Used by maths_finetuning.py (Probability Smoothing Policy Optimisation, arXiv 2509.21282). Each check raises BadInput,
+one line that names the option and the way out.
+
+    from training.checks import check_together
+    check_together(plan)        # of maths_finetuning.py
+"""
+
+from importlib.util import find_spec
+
+from common.files import BadInput
+from maths_rewards import REWARDS
+from training.options import TRL_SAMPLES
+
+# What validation logs, by the first part of its name; load_best_model_at_end and some schedulers choose by one of them.
+VALIDATED = (
+    "loss reward reward_std rewards completions kl entropy frac_reward_zero_std mean_token_accuracy num_tokens "
+    "clip_ratio trust_region sampling"
+).split()
+
+
+def check_together(plan):
+    """Raise BadInput for the first thing that the values of a Plan cannot be together."""
+    config = plan.config
+    if hasattr(config, "trust_region_method"):
+        check_grpo(config)
+        check_unread(plan)
+        check_generation(config)
+    else:
+        check_sft(config)
+    for bits in ("load_in_4bit", "load_in_8bit"):
+        if getattr(plan.model_config, bits) and find_spec("bitsandbytes") is None:
+            raise BadInput(f"--{bits}: bitsandbytes is not installed here (pip install bitsandbytes)")
+    if config.dataloader_persistent_workers and not config.dataloader_num_workers:
+        raise BadInput("dataloader_persistent_workers needs workers: give --dataloader_num_workers")
+    check_schedule(config)
+    check_metric(config)
+
+
+def check_grpo(config):
+    """What GRPO's trainer finds in its data, its reward or its first step."""
+    if config.remove_unused_columns:
+        raise BadInput("remove_unused_columns: the reward reads columns that the model does not: leave it false")
+    if config.reward_weights is not None and len(config.reward_weights) != len(REWARDS):
+        names = ", ".join(reward.__name__ for reward in REWARDS)
+        raise BadInput(f"reward_weights: {len(config.reward_weights)} are given, one for each of {names} is needed")
+    if config.entropy_coef_min > config.entropy_coef_max:
+        raise BadInput("entropy_coef_min is more than entropy_coef_max")
+
+
+def check_unread(plan):
+    """Raise BadInput for what is said of a way to sample that is not taken: it would be believed to be in force."""
+    default = {name: field.default for name, field in type(plan.config).__dataclass_fields__.items()}
+    for option, dependent in TRL_SAMPLES.items():
+        if getattr(plan.config, option) != default[option]:
+            continue
+        for name in dependent.split():
+            if getattr(plan.config, name) != default[name]:
+                raise BadInput(f"{name} has no effect without --{option}: leave it out, or give --{option}")
+
+
+def check_generation(config):
+    """What transformers' own generation would refuse once the model is loaded."""
+    from transformers import GenerationConfig
+
+    if config.use_vllm or not (config.generation_kwargs or config.cache_implementation):
+        return
+    own = {"max_new_tokens": config.max_completion_length, "do_sample": True, "temperature": config.temperature}
+    own["cache_implementation"] = config.cache_implementation
+    try:
+        GenerationConfig(**{**own, **(config.generation_kwargs or {})})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BadInput(f"generation_kwargs, cache_implementation: {error}") from None
+
+
+def check_sft(config):
+    """What SFT's trainer finds once the model is loaded."""
+    if config.packing and config.max_length is None:
+        raise BadInput("packing needs a --max_length: it is the length of what is packed")
+    if config.padding_free and not config.packing and config.max_length is not None:
+        raise BadInput("padding_free does not look at max_length: give --packing, or --max_length null")
+
+
+def check_schedule(config):
+    """Raise BadInput for an optimizer that is not installed, and for a scheduler that needs other arguments."""
+    import torch
+    from transformers import Trainer, get_scheduler
+
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(config)
+    except (ImportError, ValueError) as error:
+        raise BadInput(f"optim {config.optim.value}: {error}") from None
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    kwargs = config.lr_scheduler_kwargs or {}
+    try:
+        get_scheduler(config.lr_scheduler_type, optimizer, 1, 10, scheduler_specific_kwargs=kwargs)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BadInput(f"lr_scheduler_type {config.lr_scheduler_type.value}, lr_scheduler_kwargs: {error}") from None
+
+
+def check_metric(config):
+    """Raise BadInput for a metric_for_best_model that validation does not log: it would be missed at the first one."""
+    metric = config.metric_for_best_model
+    if metric is None or config.eval_strategy == "no":
+        return
+    if metric.removeprefix("eval_").partition("/")[0] not in VALIDATED:
+        raise BadInput(f"metric_for_best_model {metric}: validation has eval_loss, eval_reward and the like")
