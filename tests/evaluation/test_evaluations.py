@@ -150,7 +150,7 @@ def test_summary_is_what_the_rows_say(finished):
 
 def test_starting_again_adds_nothing_and_loads_no_model(copied, model_dir, monkeypatch):
     before = (copied / "demo.jsonl").read_bytes()
-    monkeypatch.setattr(maths_evaluations, "load_model", None)
+    monkeypatch.setattr(engines, "load_model", None)
     assert evaluate(model_dir, copied, *FULL) == 0
     assert (copied / "demo.jsonl").read_bytes() == before
 
@@ -479,7 +479,7 @@ BAD_VALUES = [
     ("--backend vllm", "not installed"),
     ("--samples 4 --tempratures 0.8", "tempratures"),
     ("--max_new_tokens 500", "lower --max_new_tokens"),
-    ("--max_new_tokens 500", "--skip_long_prompts"),
+    ("--max_new_tokens 500 --skip_long_prompts", "so none is left"),
     ("--datasets gsm8k --cache_dir EMPTY", "save_model_locally.py"),
     ("--regrade", "no results"),
 ]

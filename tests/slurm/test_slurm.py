@@ -392,7 +392,9 @@ def test_every_script_of_slurm_is_tested():
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
 def test_shellcheck_finds_nothing():
     files = [
-        path for path in [*ROOT.glob("slurm/*.sbatch"), *ROOT.glob("**/*.sh"), ROOT / ".ci/run"] if ".venv" not in path.parts
+        path
+        for path in [*ROOT.glob("slurm/*.sbatch"), *ROOT.glob("**/*.sh"), ROOT / ".ci/run"]
+        if ".venv" not in path.parts
     ]
     done = subprocess.run(["shellcheck", "--external-sources", *files], capture_output=True, text=True)
     assert done.returncode == 0 and len(files) >= 5, done.stdout
