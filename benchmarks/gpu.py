@@ -10,10 +10,10 @@ what is missing.
     python benchmarks/gpu.py --device cpu --shape tiny --quick    # does it run? on any machine
 
 `right`, `ours`, `plain` and `continuous` need torch >= 2.11 and transformers >= 5.17 alone, `vllm` vLLM too; `step`,
-`patch` and `resume` need the patched TRL. On a machine with torch and no network these wheels make it whole (Python 3.12;
-16 MiB where pandas and pyarrow are there already), then apply_patches.py: transformers 5.23.0, trl 1.16.0, peft 0.21.2,
-accelerate 1.15.0, datasets 5.2.0, dill 0.4.1, multiprocess 0.70.19, math-verify 0.9.0, latex2sympy2_extended 1.11.0,
-antlr4_python3_runtime 4.13.2.
+`patch` and `resume` need the patched TRL. On a machine with torch and no network these wheels make it whole (Python
+3.12; 16 MiB where pandas and pyarrow are there already), then apply_patches.py: transformers 5.23.0, trl 1.16.0, peft
+0.21.2, accelerate 1.15.0, datasets 5.2.0, dill 0.4.1, multiprocess 0.70.19, math-verify 0.9.0, latex2sympy2_extended
+1.11.0, antlr4_python3_runtime 4.13.2.
 
 The static cache of model.generate is not measured: it is compiled anew for each width of the prompts, and on an H200
 the paper's batch was not through after 76 seconds.
@@ -279,7 +279,7 @@ def measure_training(options):
 
 
 def measure_resume(options):
-    """Row: whether a run of the demo that was saved and continued on this device has the weights of one that was not."""
+    """Row: how far the weights of a run of the demo that was saved and continued are from those of one that was not."""
     with tempfile.TemporaryDirectory() as folder:
         whole = train_demo(Path(folder) / "whole", options)
         train_demo(Path(folder) / "parts", options, stop_at=3)
