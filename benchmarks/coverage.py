@@ -22,19 +22,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.record import RunRecord
+from evaluation.intervals import share_intervals, wilson_interval
 from reporting.comparison import Question, make_results
 from reporting.methods import Method, Rate
 from reporting.runs import Run
-from reporting.statistics import (
-    LEVEL,
-    MIN_PAIRS,
-    equivalence_p,
-    estimate_difference,
-    share_interval,
-    share_intervals,
-    two_tailed,
-    wilson_interval,
-)
+from reporting.statistics import LEVEL, MIN_PAIRS, equivalence_p, estimate_difference, share_interval, two_tailed
 
 
 @dataclass

@@ -118,7 +118,7 @@ def compare_distributions(ours, theirs):
 
     ours, theirs: arrays [problems, 2] of `score`. The row's figure is the end of the interval farther from zero.
     """
-    from reporting.statistics import bootstrap_interval
+    from evaluation.intervals import bootstrap_interval
 
     low, high = bootstrap_interval(ours - theirs)
     margins = (("accuracy", SAME_ACCURACY, 100, "points"), ("length", SAME_LENGTH, 1, "tokens"))

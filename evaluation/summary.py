@@ -13,8 +13,8 @@ from dataclasses import asdict
 import numpy as np
 
 from common.files import BadInput, read_json, write_json
+from evaluation.intervals import majority_at_k, mean_intervals, pass_at_k
 from grading import vote
-from reporting.statistics import majority_at_k, mean_intervals, pass_at_k
 
 SUMMARY_FILE = "summary.json"
 

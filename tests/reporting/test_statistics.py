@@ -10,10 +10,17 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from benchmarks import coverage
-from reporting.statistics import (
-    Estimate,
+from evaluation.intervals import (
     Z,
     bootstrap_interval,
+    majority_at_k,
+    mean_intervals,
+    pass_at_k,
+    share_intervals,
+    wilson_interval,
+)
+from reporting.statistics import (
+    Estimate,
     compare,
     detectable,
     difference_interval,
@@ -23,14 +30,9 @@ from reporting.statistics import (
     failure_p,
     holm,
     improvement_probability,
-    majority_at_k,
-    mean_intervals,
-    pass_at_k,
     share_interval,
-    share_intervals,
     sum_families,
     two_tailed,
-    wilson_interval,
 )
 
 # ---- one prompt
