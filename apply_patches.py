@@ -93,7 +93,9 @@ def convert(content, patch, reverse=False):
     Exact: every hunk must be where its numbers say, and the result must have the sha256 of the header. Raises
     ValueError otherwise.
     """
-    source, result, done = split_lines(content), [], 0
+    source = split_lines(content)
+    result = []
+    done = 0
     for hunk in patch.hunks:
         (start, old), (_, new) = reversed(hunk) if reverse else hunk
         if source[start : start + len(old)] != old:
@@ -136,7 +138,8 @@ def trl_state(target=None):
 
     Returns `{path relative to site-packages: "pristine" | "patched" | "foreign" (neither) | "missing"}`.
     """
-    package, states = find_trl(target), {}
+    package = find_trl(target)
+    states = {}
     for patch in read_patches():
         path = file_path(package, patch.path)
         digest = sha256(path.read_bytes()) if path.exists() else None
@@ -191,7 +194,8 @@ def install_command(package, options=""):
 
 def refuse_other_release(package):
     """Raises ValueError, with the way out, if the metadata beside a `trl` folder states another release."""
-    release, installed = read_patches()[0].release, installed_release(package)
+    release = read_patches()[0].release
+    installed = installed_release(package)
     if installed not in (None, release):
         command = install_command(package)
         raise ValueError(f"{package} is TRL {installed}, and the patches are for {release} only; run: {command}")
@@ -231,7 +235,8 @@ def hold_lock(package):
 
     The kernel drops the lock of a process that is killed. It is on a file of TRL's that is never replaced.
     """
-    path, locked = package / "__init__.py", True
+    path = package / "__init__.py"
+    locked = True
     with open(path, "r+b" if os.access(path, os.W_OK) else "rb") as file:  # NFS locks only what is open for writing
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -274,7 +279,9 @@ def remove_bytecode(path):
 
 def write_state(package, wanted):
     """Brings both files to the state `wanted`, "patched" or "pristine", under the lock; returns whether one changed."""
-    patches, states, changes = read_patches(), trl_state(package), {}
+    patches = read_patches()
+    states = trl_state(package)
+    changes = {}
     for patch in patches if wanted == "patched" else reversed(patches):
         if states[patch.path] != wanted:
             path = file_path(package, patch.path)
@@ -337,7 +344,8 @@ def refresh_patches(package, source):
     """
     if source.resolve() == package.resolve():
         raise ValueError(f"{source} is the TRL that holds the release; edit a copy of it: cp -r {package} COPY")
-    states, changed = known_states(package), {}
+    states = known_states(package)
+    changed = {}
     for name, patch in zip(PATCH_NAMES, read_patches(), strict=True):
         release, edited = (file_path(folder, patch.path).read_bytes() for folder in (package, source))
         if states[patch.path] == "patched":

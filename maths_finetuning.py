@@ -151,7 +151,9 @@ def check_model(args):
 
 def check_config(plan):
     """Raises BadInput for what TRL would find only after the model is loaded, or never."""
-    args, config, model_config = plan.command.args, plan.config, plan.model_config
+    args = plan.command.args
+    config = plan.config
+    model_config = plan.model_config
     check_trackers(config.report_to)
     check_together(plan)
     if getattr(config, "use_vllm", False) and find_spec("vllm") is None:
@@ -187,7 +189,8 @@ def describe(config, weights, rows, processes):
     epoch = steps_an_epoch(config, rows, processes)
     if not hasattr(config, "trust_region_method"):
         return [f"supervised: {min(rows, batch)} rows a step, {epoch} step{'s' * (epoch > 1)} an epoch", *lines]
-    cycle, completions = cycle_steps(config), config.generation_batch_size
+    cycle = cycle_steps(config)
+    completions = config.generation_batch_size
     prompts = completions // config.num_generations
     generations = cycle * config.gradient_accumulation_steps // (config.steps_per_generation * config.num_iterations)
     acts = INERT if is_inert(config) else "can bind: a generation is used for more than one update"
@@ -265,7 +268,8 @@ def choose_sampler(plan, obstacle=None):
 
     obstacle: why our sampler cannot drive the model, None where it can, see find_rollout_obstacle.
     """
-    args, config = plan.command.args, plan.config
+    args = plan.command.args
+    config = plan.config
     if args.trust_region_method == "sft":
         return SamplerChoice(None, "")
     fields = type(config).__dataclass_fields__
@@ -384,7 +388,8 @@ def run_training(plan, model_path):
 
     quieten()
     keep_freed_memory()
-    args, config = plan.command.args, plan.config
+    args = plan.command.args
+    config = plan.config
     processes = config.distributed_state
     tokenizer = load_tokenizer([model_path])
     data = load_data(plan, model_path, tokenizer)
@@ -431,7 +436,8 @@ def fit_to_memory(plan, model_path, tokenizer, data):
         set_split,
     )
 
-    config, values = plan.config, plan.values
+    config = plan.config
+    values = plan.values
     is_said = any(values.get(name, ("", ""))[1] in ("flag", "recipe") for name in SPLIT)
     is_whole = plan.command.args.trust_region_method == "m2po"  # looks at all tokens of an update in one micro-batch
     if config.use_cpu or is_said or is_whole or find_sharding(config):
@@ -458,7 +464,8 @@ def start_again_with_fewer_rows(config, watcher):
     """
     from training.memory import SPLIT, halve_rows
 
-    record, rows = watcher.record, config.per_device_train_batch_size
+    record = watcher.record
+    rows = config.per_device_train_batch_size
     half = halve_rows(config, record.computed)
     if half is None or record.said.get(SPLIT[0]) != "machine" or config.distributed_state.num_processes > 1:
         way_out = f"--{SPLIT[0]} {half[0]} --{SPLIT[1]} {half[1]}" if half else "--gradient_checkpointing True"
@@ -503,7 +510,8 @@ def finish_training(plan, trainer, run):
 
 def validation_of_kept(trainer, path):
     """The Validation of the weights that are kept: the best checkpoint's where it was loaded, else the last step's."""
-    config, state = trainer.args, trainer.state
+    config = trainer.args
+    state = trainer.state
     step = state.global_step
     if config.load_best_model_at_end and state.best_model_checkpoint:
         step = step_of(Path(state.best_model_checkpoint))

@@ -103,7 +103,9 @@ class Cell(NamedTuple):
 def read_grid(path):
     """The cells of a grid file in its order; raises BadInput for what a cell cannot be made of."""
     grid = load_grid(path)
-    axes, named, root = grid["axes"], grid["cells"], Path(grid["output_root"])
+    axes = grid["axes"]
+    named = grid["cells"]
+    root = Path(grid["output_root"])
     root = root.relative_to(Path.cwd()) if root.is_relative_to(Path.cwd()) else root
     groups = [(None, {}), *named.items()] if "method" in axes or not named else named.items()
     rows = [(name, own, values) for name, own in groups for values in combine({**axes, **own})]
@@ -222,7 +224,9 @@ def make_cell(index, name, own, values, root, grid):
     """A Cell of its values; `own` are those a named cell sets itself, of which only lists show in the directory."""
     if missing := [key for key in NAMING if key not in values]:
         raise BadInput(f"cell {name or index} has no {missing[0]}: add it to the axes")
-    method, model, seed = values["method"], values["model"], values["seed"]
+    method = values["method"]
+    model = values["model"]
+    seed = values["seed"]
     shown = [k for k in sorted(values) if k not in NAMING and (k not in own or isinstance(own[k], list))]
     name = "-".join([method if name is None else name, *(f"{key}={to_text(values[key])}" for key in shown)])
     run_dir = root / safe(Path(model).name) / safe(name) / safe(f"seed{to_text(seed)}")
@@ -383,7 +387,8 @@ def run_task(cell):
 
 def run_grid(grid, cells):
     """Run every cell that is not evaluated, one after another, and report; returns 1 if a cell failed."""
-    failed, queue = [], read_queue()
+    failed = []
+    queue = read_queue()
     wanted = [cell for cell in cells if cell_state(cell, queue)[0] in TO_DO]
     check_data(find_needs(wanted))
     for cell in wanted:
@@ -416,7 +421,8 @@ def read_queue(must=False):
     Where SLURM does not answer, or the file of a queued grid was deleted, that is a note, or BadInput for one who
     `must` know.
     """
-    jobs, read = [], cache(read_grid)  # as it was when it was submitted
+    jobs = []
+    read = cache(read_grid)  # each file once: as it was when it was submitted
     try:
         jobs = slurm_queue.list_jobs()
     except BadInput as error:

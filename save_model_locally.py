@@ -98,7 +98,8 @@ def list_cache(cache_dir):
     for name, item in read_manifest(cache_dir).items():
         missing = [file for file in item["files"] if not (cache_dir / name / file).is_file()]
         note = f"  INCOMPLETE: {len(missing)} files missing" if missing else ""
-        size, revision = size_text(bytes_in(cache_dir / name)), item["revision"] or "-"
+        size = size_text(bytes_in(cache_dir / name))
+        revision = item["revision"] or "-"
         print(f"{name:<16} {item['kind']:<8} {size:>9}  {revision:<40}  {item['source']}{note}")
     for path in sorted((cache_dir / PARTIAL).glob("*")):
         print(f"{path.name}: incomplete, {size_text(bytes_in(path))} so far; the same command continues it")
@@ -147,7 +148,8 @@ def choose_model_files(hub_id, siblings):
 
 def check_model(job):
     """Raise BadInput unless config.json is a causal language model's and the Hub has all that a weight index names."""
-    hub_id, names = job.item["hub_id"], {path.name for path in job.files}
+    hub_id = job.item["hub_id"]
+    names = {path.name for path in job.files}
     repair = f"{hub_id} does not hold there what transformers writes; choose another revision or model"
     architectures = (read_json(job.work / "config.json", repair) or {}).get("architectures")
     if "ForCausalLM" not in str(architectures):
@@ -208,7 +210,8 @@ def check_rows(name, splits):
     """Raise BadInput unless {split: rows} has the published columns and counts and each gold answer can be parsed."""
     columns = DATASETS[name].columns.split()
     for split, count in DATASETS[name].splits.items():
-        rows, source = splits[split], DATASETS[name].hub_id
+        rows = splits[split]
+        source = DATASETS[name].hub_id
         if len(rows) != count:
             raise BadInput(f"{name} {split} has {len(rows)} rows, not the {count} of {source}: cut or another data set")
         for index, row in enumerate(rows):
@@ -261,7 +264,8 @@ def find_dataset_files(directory):
     """
     if not directory.is_dir():
         raise BadInput(f"--from_files: {directory} is not a directory")
-    groups, found = {}, {}
+    groups = {}
+    found = {}
     for path in sorted(p for p in directory.rglob("*") if p.suffix in (".jsonl", ".parquet")):
         if "socratic" not in str(path.relative_to(directory)).lower():  # GSM8K's, with other answers
             groups.setdefault((path.parent, columns_of(path)), []).append(path)
@@ -284,7 +288,8 @@ def build_from_files(cache_dir, directory, names):
         raise BadInput(f"{directory} has no file of {', '.join(ON_THE_HUB)}")
     for name in names or found:
         print(f"{name}: from {', '.join(str(path) for paths in found[name].values() for path in paths)}", flush=True)
-        hub_id, source = DATASETS[name].hub_id, f"files in {directory.resolve()}"
+        hub_id = DATASETS[name].hub_id
+        source = f"files in {directory.resolve()}"
         check_place(cache_dir, name, hub_id)
         item = {"kind": "dataset", "hub_id": hub_id, "revision": None, "source": source}
         build_dataset(cache_dir, name, found[name], item)
@@ -308,7 +313,8 @@ def choose_items(models, datasets, revisions):
         raise BadInput(f"--revision {strangers[0]}: not among the models to fetch ({', '.join(models)})")
     items = {}
     for model in models:
-        name, hub_id = model.rpartition("/")[2], MODELS.get(model, model)
+        name = model.rpartition("/")[2]
+        hub_id = MODELS.get(model, model)
         if "/" not in hub_id or name in DATASETS:
             raise BadInput(f"unknown model {model}: choose from {', '.join(MODELS)}, or ORGANISATION/NAME on the Hub")
         item = ("model", hub_id, revisions.get(model))
@@ -394,7 +400,8 @@ def main():
     add("--verify", action="store_true", help="hash everything; exit code 1 if anything has changed")
     args = parser.parse_args()
     if not (args.models or args.datasets or args.from_files or args.verify):
-        args.models, args.datasets = list(MODELS), DEFAULT_DATASETS
+        args.models = list(MODELS)
+        args.datasets = DEFAULT_DATASETS
     cache_dir = get_cache_dir(args.cache_dir)
     if args.list:
         return list_cache(cache_dir)

@@ -101,7 +101,8 @@ def read_labelled(folder):
 def ask_harness(python, rows):
     """(version, [{judge: [answer, correct]}]) of lm_eval for rows. Raises BadInput where it cannot be asked."""
     with tempfile.TemporaryDirectory() as folder:
-        asked, answered = Path(folder, "rows.jsonl"), Path(folder, "verdicts.json")
+        asked = Path(folder, "rows.jsonl")
+        answered = Path(folder, "verdicts.json")
         asked.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         command = [python, "-c", THEIRS, str(asked), str(answered)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -44,7 +44,8 @@ SHAPES = {
 def make_row(name, figure, unit, against="", ratios=(), target=None, note=""):
     """One figure. ratios: of each round, paired. target: ("at least" or "at most", number), of their median if any."""
     ratio = spread(ratios) if ratios else None
-    judged, met = ratio["median"] if ratio else figure, None
+    judged = ratio["median"] if ratio else figure
+    met = None
     if target:
         met = judged >= target[1] if target[0] == "at least" else judged <= target[1]
     shown = {"figure": figure, "unit": unit, "against": against, "ratio": ratio}
@@ -60,7 +61,8 @@ def spread(ratios):
     """Median and range of a few ratios; of more than ten the median's 95 % interval (binomial order statistics)."""
     values = sorted(ratios)
     skip = 0 if len(values) <= 10 else max(0, int(len(values) / 2 - 0.98 * len(values) ** 0.5))
-    low, high = values[skip], values[-1 - skip]
+    low = values[skip]
+    high = values[-1 - skip]
     kind = "95 % interval" if skip else "range"
     return {"median": statistics.median(values), "low": low, "high": high, "kind": kind, "rounds": len(values)}
 
@@ -141,7 +143,8 @@ def save_shape(name, folder, device="cpu"):
     import torch
     from transformers import AutoTokenizer, GenerationConfig
 
-    model, tokenizer = make_shape(name, device, torch.bfloat16), AutoTokenizer.from_pretrained(DEMO_MODEL)
+    model = make_shape(name, device, torch.bfloat16)
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     model.config.update(ends)
     model.generation_config = GenerationConfig(**ends)
@@ -244,7 +247,9 @@ def run_parts(parts, script, args, options):
     path = Path(args.out or (SCRATCH / f"{script.stem}-quick.json" if args.quick else RESULTS / f"{script.stem}.json"))
     for folder in (path.parent, SCRATCH):
         folder.mkdir(parents=True, exist_ok=True)
-    results, commit, begun = open_results(path, args, options), find_commit(), time.monotonic()
+    results = open_results(path, args, options)
+    commit = find_commit()
+    begun = time.monotonic()
     names = [name for name in parts if not args.only or name in args.only]
     names = [name for name in names if not is_complete(results["parts"].get(name, {}), commit)]
     groups = [names] if args.quick and names else [[name] for name in names]  # --quick: libraries are imported once

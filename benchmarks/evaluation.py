@@ -19,12 +19,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import DEMO_MODEL, SCRATCH, alternate, divide, make_row, not_run, timed
 
-TEMPERATURE, MAX_NEW_TOKENS, PUBLISHED_BATCH, OUR_BATCH = 0.8, 128, 32, 256
+TEMPERATURE = 0.8
+MAX_NEW_TOKENS = 128
+PUBLISHED_BATCH = 32
+OUR_BATCH = 256
 HARNESS_BATCHES = (1, 32, 200)
 STRICT_MATCH = re.compile(r"#### (\-?[0-9\.\,]+)")  # the filter of lm_eval's own task gsm8k
 # The two samplers draw other random numbers, so they are held to the same distribution: with 95 % confidence the paired
 # difference over problems is inside these. With 48 samples of 500 problems it is known to 0.7 points and 0.2 tokens.
-SAME_ACCURACY, SAME_LENGTH = 0.03, 0.5
+SAME_ACCURACY = 0.03
+SAME_LENGTH = 0.5
 
 
 class Setup(NamedTuple):
@@ -46,7 +50,8 @@ def load(problems):
     from common.models import get_eos_token_ids, load_model, load_tokenizer
 
     logging.disable_progress_bar()
-    model, tokenizer = load_model([DEMO_MODEL], torch.float32).eval(), load_tokenizer([DEMO_MODEL])
+    model = load_model([DEMO_MODEL], torch.float32).eval()
+    tokenizer = load_tokenizer([DEMO_MODEL])
     rows = load_maths_dataset("demo", "test", None).to_list()[:problems]
     chats = [build_prompt(row["question"]) for row in rows]
     prompts = tokenizer.apply_chat_template(chats, add_generation_prompt=True)["input_ids"]
@@ -70,7 +75,8 @@ def answer_as_published(setup, samples):
     """
     import torch
 
-    completions, pad = [[] for _ in setup.prompts], setup.tokenizer.pad_token_id
+    completions = [[] for _ in setup.prompts]
+    pad = setup.tokenizer.pad_token_id
     sampling = {"do_sample": True, "temperature": TEMPERATURE, "top_p": 1.0, "top_k": 0}
     ends = {"max_new_tokens": MAX_NEW_TOKENS, "eos_token_id": setup.eos, "pad_token_id": pad}
     for start in range(0, len(setup.prompts), PUBLISHED_BATCH):
@@ -123,7 +129,9 @@ def compare_distributions(ours, theirs):
     low, high = bootstrap_interval(ours - theirs)
     margins = (("accuracy", SAME_ACCURACY, 100, "points"), ("length", SAME_LENGTH, 1, "tokens"))
     for k, (name, margin, scale, unit) in enumerate(margins):
-        a, b, mean = scale * float(low[k]), scale * float(high[k]), scale * float((ours - theirs)[:, k].mean())
+        a = scale * float(low[k])
+        b = scale * float(high[k])
+        mean = scale * float((ours - theirs)[:, k].mean())
         note = f"paired difference {mean:+.2f} {unit}, 95 % interval {a:+.2f} to {b:+.2f}"
         name = f"{name}, ours against the published procedure: the difference is less than"
         yield make_row(name, max(abs(a), abs(b)), unit, target=("at most", scale * margin), note=note)
@@ -132,7 +140,8 @@ def compare_distributions(ours, theirs):
 def compare_with_published(options):
     """Rows: tokens a second of both, the cost of 16 samples over one, and whether the samplers agree."""
     problems, samples, rounds = (4, 2, 1) if options.quick else (500, 16, 3)
-    setup, first = load(problems), iter(range(0, 10**6, samples))
+    setup = load(problems)
+    first = iter(range(0, 10**6, samples))
     answer_as_we_do(setup, 1)  # the first call pays for libraries that load lazily
     functions = {
         "published": lambda: answer_as_published(setup, samples),
@@ -142,9 +151,11 @@ def compare_with_published(options):
     seconds, runs = alternate(functions, rounds)
     # by tokens a second, since the two draw different completions of different lengths
     speed = {name: divide([sum(map(len, sum(run, []))) for run in runs[name]], seconds[name]) for name in runs}
-    middle, name = rounds // 2, f"evaluation, ours, {samples} samples a prompt"
+    middle = rounds // 2
+    name = f"evaluation, ours, {samples} samples a prompt"
     yield make_row("evaluation, the published procedure", sorted(speed["published"])[middle], "tokens/s")
-    ratios, target = divide(speed["ours"], speed["published"]), ("at least", 3)
+    ratios = divide(speed["ours"], speed["published"])
+    target = ("at least", 3)
     against = "times the published procedure"
     yield make_row(name, sorted(speed["ours"])[middle], "tokens/s", against, ratios, target)
     growth = divide(seconds["ours"], seconds["one"])
@@ -232,7 +243,8 @@ def compare_with_harness(options):
         why = "LM_EVAL_PYTHON names no Python with lm_eval"
         yield from (not_run(name.format(batch), why, ("at least", 2)) for batch in HARNESS_BATCHES)
         return
-    setup, folder = load(4 if options.quick else 200), SCRATCH / "lm_eval"
+    setup = load(4 if options.quick else 200)
+    folder = SCRATCH / "lm_eval"
     chats = [build_prompt(row["question"]) for row in setup.rows]
     texts = setup.tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
     write_task(folder, setup.rows, texts)
@@ -279,7 +291,8 @@ def measure_memory(options):
         command = [sys.executable, __file__, str(count), str(samples)]
         peaks[count] = int(subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True).split()[-1]) / 1024
         yield make_row(f"peak memory, evaluation of {count} problems, {samples} samples", peaks[count], "MB")
-    growth, target = [peaks[many] / peaks[few]], ("at most", 1.1)
+    growth = [peaks[many] / peaks[few]]
+    target = ("at most", 1.1)
     yield make_row(f"peak memory, {many} problems", peaks[many], "MB", f"over {few}", growth, target)
 
 

@@ -49,9 +49,14 @@ from benchmarks.common import (
 from benchmarks.evaluation import pad_left
 from common.files import run_script
 
-PROMPTS, SAMPLES, PROMPT_TOKENS, NEW_TOKENS = 16, 4, 160, 128  # the paper's batch; 160 tokens: GSM8K's prompts
+# the paper's batch; 160 tokens: GSM8K's prompts
+PROMPTS = 16
+SAMPLES = 4
+PROMPT_TOKENS = 160
+NEW_TOKENS = 128
 OUR_ROWS = (64, 256, 1024)  # rows decoded at once; training has 64, an evaluation fills what is given
-TEMPERATURE, TOP_P = 0.8, 0.9
+TEMPERATURE = 0.8
+TOP_P = 0.9
 TRL = ("trl", "peft", "datasets", "accelerate")
 
 
@@ -62,7 +67,8 @@ def measure_ceilings(device, quick):
     """(floating-point operations, bytes) a second of this device: a large matrix product, and a copy, best of five."""
     import torch
 
-    dtype, size = torch.bfloat16 if device == "cuda" else torch.float32, 256 if quick else 8192
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    size = 256 if quick else 8192
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     source = torch.zeros(2**20 if quick else 2**30, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)

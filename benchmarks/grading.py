@@ -46,7 +46,9 @@ def grade_ours(rows):
     kinds = ["latex" if is_latex else None for is_latex in latex]
     for cached in (grading.parse_gold, grading.latex.normal_form, grading.text.clean):
         cached.cache_clear()
-    waited, ask, before = [], grading.verdict.ask_math_verify, grading.grader_stats()["asked"]
+    waited = []
+    ask = grading.verdict.ask_math_verify
+    before = grading.grader_stats()["asked"]
 
     def timed(answer, gold):
         started = time.perf_counter()
@@ -81,7 +83,8 @@ def count_wrong(verdicts, rows):
 def print_header():
     print("agreement in %; m: right answers marked wrong; f: wrong answers marked right")
     print(f"{'':28}{'ours':^33}{'math-verify':^27}")
-    ours, theirs = f"{'agree':>9}{'m':>4}{'f':>4}{'/s':>10}{'asked':>6}", f"{'agree':>10}{'m':>5}{'f':>4}{'/s':>8}"
+    ours = f"{'agree':>9}{'m':>4}{'f':>4}{'/s':>10}{'asked':>6}"
+    theirs = f"{'agree':>10}{'m':>5}{'f':>4}{'/s':>8}"
     print(f"{'file':22}{'rows':>6}{ours}{theirs}{'ratio':>9}")
 
 
@@ -91,7 +94,8 @@ def compare(name, rows):
     grades, _, asked = passes[0]
     seconds = sorted(p[1] for p in passes)[PASSES // 2]
     theirs, their_seconds = grade_math_verify(rows)
-    ours_wrong, theirs_wrong = count_wrong([g.correct for g in grades], rows), count_wrong(theirs, rows)
+    ours_wrong = count_wrong([g.correct for g in grades], rows)
+    theirs_wrong = count_wrong(theirs, rows)
     agree, their_agree = (100 * (1 - sum(wrong) / len(rows)) for wrong in (ours_wrong, theirs_wrong))
     print(
         f"{name:22}{len(rows):6}{agree:9.2f} {ours_wrong[0]:3} {ours_wrong[1]:3}{len(rows) / seconds:10.0f}{asked:6}"

@@ -21,7 +21,9 @@ from apply_patches import convert, find_trl, read_patches, require_patched_trl
 from benchmarks.common import divide, make_row, timed
 
 VOCABULARY = 600
-PROMPT_LENGTH, COMPLETION_LENGTH = 48, 80  # tokens, about those of the demo's problems
+# tokens, about those of the demo's problems
+PROMPT_LENGTH = 48
+COMPLETION_LENGTH = 80
 PAIRS = (("clip", "release"), ("pspo", "clip"), ("m2po", "clip"))
 
 
@@ -104,7 +106,8 @@ def take_step(trainer):
 
 def time_rounds(trainers, rounds, device):
     """{name: [seconds of each round]}, after ten rounds that are not counted."""
-    seconds, generator = {name: [] for name in trainers}, random.Random(0)
+    seconds = {name: [] for name in trainers}
+    generator = random.Random(0)
     for i in range(rounds + 10):
         for name in generator.sample(list(trainers), len(trainers)):
             _, taken = timed(lambda name=name: take_step(trainers[name]), device)
@@ -122,7 +125,9 @@ def measure(options):
     device = getattr(options, "device", "cpu")
     size, batch_size, rounds = ((896, 20), 16, 100) if device == "cuda" else ((128, 4), 16, 300)
     if options.quick:
-        size, batch_size, rounds = (32, 1), 4, 3
+        size = (32, 1)
+        batch_size = 4
+        rounds = 3
     torch.set_num_threads(1 if device == "cpu" else torch.get_num_threads())
     trainers = {
         "release": make_trainer(load_release_trainer(), "clip", device, size, batch_size),

@@ -22,7 +22,8 @@ SCRIPTS = {"cpu": "make bench", "gpu": "python benchmarks/gpu.py"}
 
 def describe_run(results):
     """One sentence: machine, versions, commits."""
-    machine, versions = results["machine"], results["versions"]
+    machine = results["machine"]
+    versions = results["versions"]
     libraries = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "trl") if name in versions)
     card = f"{machine['gpu']}; " if machine["gpu"] else ""
     cpu = f"{card}{machine['cores']} cores, {machine['cpu']}, {machine['threads']} threads"
@@ -36,7 +37,8 @@ def describe_run(results):
 def format_table(results):
     """The rows as a Markdown table, in the order of the parts; what was not run is named below it."""
     lines = ["| part | figure | | ratio: median (spread) | target |", "|---|---|---|---|---|"]
-    notes, left = [], []
+    notes = []
+    left = []
     for part, content in results["parts"].items():
         for row in content["rows"]:
             if row["status"] != "measured":
@@ -66,7 +68,8 @@ def insert_section(text):
     """The text with the section made anew; raises BadInput if the markers are gone."""
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise BadInput(f"{PAGE} must hold the two lines {BEGIN.strip()} and {END.strip()} once each")
-    head, tail = text.split(BEGIN)[0], text.split(END)[1]
+    head = text.split(BEGIN)[0]
+    tail = text.split(END)[1]
     return f"{head}{BEGIN}\n{make_section()}\n{END}{tail}"
 
 

@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import grading
 from benchmarks.common import SCRATCH, make_row, not_run
 
-NUMERIC_TARGET, LATEX_TARGET = 60_000, 5  # verdicts a second; times math-verify
+NUMERIC_TARGET = 60_000  # verdicts a second
+LATEX_TARGET = 5  # times math-verify
 # lm_eval 0.4.13, lm_eval/tasks/gsm8k/gsm8k.yaml: what it extracts, and what it ignores when it compares
 FILTER = r"#### (\-?[0-9\.\,]+)"
 HARNESS = """
@@ -63,7 +64,8 @@ def compare_with_math_verify(options):
             continue
         passes = [grading.grade_ours(rows) for _ in range(grading.PASSES)]
         theirs, their_seconds = grading.grade_math_verify(rows)
-        ratios, seconds = [their_seconds / p[1] for p in passes], sorted(p[1] for p in passes)[grading.PASSES // 2]
+        ratios = [their_seconds / p[1] for p in passes]
+        seconds = sorted(p[1] for p in passes)[grading.PASSES // 2]
         ours, others = (grading.count_wrong(v, rows) for v in ([g.correct for g in passes[0][0]], theirs))
         note = f"right refused, wrong accepted: {ours[0]}, {ours[1]}; math-verify {others[0]}, {others[1]}"
         speed = len(rows) / seconds
@@ -80,9 +82,11 @@ def compare_with_filters(options):
         yield not_run("numeric, against lm_eval's filters", "LM_EVAL_PYTHON names no Python with lm_eval")
         return
     kinds, source = labelled_rows(options.data_dir, 20 if options.quick else None)
-    rows, file = kinds[True], SCRATCH / "filters.json"
+    rows = kinds[True]
+    file = SCRATCH / "filters.json"
     file.write_text(json.dumps([[text, gold] for text, gold, *_ in rows]))
-    ratios, verdicts = [], None
+    ratios = []
+    verdicts = None
     for _ in range(3):
         grades, seconds, _ = grading.grade_ours(rows)
         command = [options.lm_eval_python, "-c", HARNESS, str(file), FILTER]
@@ -91,5 +95,6 @@ def compare_with_filters(options):
         verdicts = theirs["verdicts"]
     ours, others = (grading.count_wrong(v, rows) for v in ([g.correct for g in grades], verdicts))
     note = f"right refused, wrong accepted: {ours[0]}, {ours[1]}; strict-match {others[0]}, {others[1]}"
-    speed, against = len(rows) / seconds, "times lm_eval's filters"
+    speed = len(rows) / seconds
+    against = "times lm_eval's filters"
     yield make_row(f"speed, numeric, {source}", speed, "verdicts/s", against, ratios, note=note)

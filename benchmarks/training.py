@@ -89,7 +89,9 @@ def run_variant(variant, seed, quick):
     """Train -> {"rate": completions a second, "peak_mb", "share": seconds by part}; the first cycle is not timed."""
     from transformers import PrinterCallback, TrainerCallback
 
-    settings, ends, spans = demo_settings(seed, quick), [], {}
+    settings = demo_settings(seed, quick)
+    ends = []
+    spans = {}
     with tempfile.TemporaryDirectory() as folder:
         if variant in ("ours", AGAIN):
             trainer = make_ours(DEMO_MODEL, "clip", "cpu", settings, folder)
@@ -130,7 +132,8 @@ def compare_with_stock(options):
                 raise SystemExit(f"{variant}: {done.stderr[-2000:]}")
             runs[variant].append(json.loads(done.stdout.splitlines()[-1]))
     rates = {variant: [run["rate"] for run in done] for variant, done in runs.items()}
-    ours, middle = rates.pop("ours"), len(runs["ours"]) // 2
+    ours = rates.pop("ours")
+    middle = len(runs["ours"]) // 2
     note = f"time: {runs['ours'][0]['share']}"
     yield make_row("training, ours", sorted(ours)[middle], "completions/s", note=note)
     for variant, others in rates.items():
@@ -198,7 +201,9 @@ def time_step(folder, device, rows, accumulation, quick):
     """(seconds of one step of pspo, {part: seconds of it}, tokens of it), after a generation cycle to warm up."""
     from transformers import PrinterCallback, TrainerCallback
 
-    tokens, spans, marks = [], {}, []
+    tokens = []
+    spans = {}
+    marks = []
     settings = {"learning_rate": 5e-7, "num_iterations": 2, "max_steps": 4}
     settings |= {"per_device_train_batch_size": rows, "gradient_accumulation_steps": accumulation}
     settings |= {"max_completion_length": 8 if quick else 128, "num_generations": 4}

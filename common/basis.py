@@ -114,7 +114,8 @@ def find_changes(was, now, prefix=""):
     """[Change] of two nested dicts; a key that one of them lacks counts as None there."""
     changes = []
     for key in sorted({*was, *now}):
-        old, new = was.get(key), now.get(key)
+        old = was.get(key)
+        new = now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             changes += find_changes(old, new, f"{prefix}{key} ")
         elif old != new:

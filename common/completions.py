@@ -35,7 +35,9 @@ def append_rows(run_dir, rows):
 
 def read_completions(run_dir):
     """The CompletionRows of a run, [] without any; a torn last line is left out. Raises BadInput for a damaged line."""
-    path, names, rows = run_dir / COMPLETIONS_FILE, {f.name for f in fields(CompletionRow)}, []
+    path = run_dir / COMPLETIONS_FILE
+    names = {f.name for f in fields(CompletionRow)}
+    rows = []
     if not path.exists():
         return rows
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):

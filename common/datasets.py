@@ -39,7 +39,9 @@ from grading import parse_gold
 
 COLUMNS = ["id", "question", "solution", "gold", "kind", "category", "difficulty"]
 NUMBER_KINDS = ("integer", "decimal", "fraction")  # kinds of a gold answer that is one number
-HELD_OUT_ROWS, HELD_OUT_SHARE = 500, 0.1  # to validate on, whichever is fewer: 500 rows of MATH, 70 of SVAMP
+# Rows to validate on, whichever is fewer: 500 of MATH, 70 of SVAMP.
+HELD_OUT_ROWS = 500
+HELD_OUT_SHARE = 0.1
 
 SYSTEM_PROMPT = "Solve the problem step by step. End with #### and the final answer."
 CALCULATOR_NOTE = re.compile(r"<<[^<>]*>>")  # `<<48/2=24>>`: github.com/openai/grade-school-math, README
@@ -177,9 +179,11 @@ def map_row(name, split, index, row, line=None):
     """
     known, data = find_dataset(name)
     if data is FILE:
-        place, row_id = f"{name}, line {line}", f"{known}-{index}"
+        place = f"{name}, line {line}"
+        row_id = f"{known}-{index}"
     else:
-        place, row_id = f"{name} {split}, row {index}", f"{known}-{split}-{index}"
+        place = f"{name} {split}, row {index}"
+        row_id = f"{known}-{split}-{index}"
 
     def text(column, default=None):
         return read_text(row, column, default)
@@ -241,7 +245,8 @@ def read_rows(name, split, cache_dir):
 
 def read_cached_rows(name, split, cache_dir):
     """Rows (dicts in the Hub's schema) of a cached data set's split; raises BadInput if the cache lacks it."""
-    path, command = Path(cache_dir) / name, fetch_command("--datasets", name, cache_dir)
+    path = Path(cache_dir) / name
+    command = fetch_command("--datasets", name, cache_dir)
     if not path.is_dir():
         raise BadInput(f"data set {name} is not in {cache_dir}; where there is internet, run: {command}")
     check_sizes(cache_dir, name, command)

@@ -117,7 +117,9 @@ def number_json_lines(path):
 
     It may begin with a byte order mark, be UTF-16, and have blank lines. Raises BadInput naming the file and the line.
     """
-    rows, number, line = [], 0, ""
+    rows = []
+    number = 0
+    line = ""
     try:
         with open(path, encoding=find_encoding(path)) as lines:
             for number, line in enumerate(lines, 1):
@@ -271,7 +273,8 @@ def read_manifest(cache_dir):
 
     Raises BadInput if manifest.json is there but cannot be read.
     """
-    path, repair = Path(cache_dir) / MANIFEST, "delete it and run save_model_locally.py again"
+    path = Path(cache_dir) / MANIFEST
+    repair = "delete it and run save_model_locally.py again"
     try:
         items = (read_json(path, repair) or {"items": {}})["items"]
         return {name: item for name, item in items.items() if item["files"]}

@@ -33,7 +33,8 @@ def find_model(name_or_path, cache_dir):
 
     Raises BadInput naming what is missing and the command that fetches it.
     """
-    path, cached = Path(name_or_path).expanduser(), Path(cache_dir) / Path(name_or_path).name
+    path = Path(name_or_path).expanduser()
+    cached = Path(cache_dir) / Path(name_or_path).name
     if name_or_path == "demo":
         path = DEMO_DIR / "model"
     elif is_model(cached) and name_or_path in (cached.name, hub_id_of(cached.name, cache_dir)):

@@ -304,7 +304,8 @@ def from_json(stored):
 
 def from_first_format(stored):
     """A RunRecord from run.json as it was before it had a format: only what was said was recorded."""
-    config, decides = stored["config"], stored.get("decides", {})
+    config = stored["config"]
+    decides = stored.get("decides", {})
     names = {name: value for name, value in config.items() if name not in ("model", "method")}
     roles = {name: role_of(name) for name in names}
     kept = {name: v for name, v in names.items() if roles[name] in (Role.AXIS, Role.METHOD, Role.RECIPE)}

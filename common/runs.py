@@ -186,7 +186,8 @@ def read_log(path):
     """Rows of metrics.jsonl, [] without one; a torn last line is left out. Raises BadInput for a damaged line."""
     if not path.exists():
         return []
-    lines, rows = path.read_text(encoding="utf-8", errors="replace").splitlines(), []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    rows = []
     for number, line in enumerate(lines, 1):
         try:
             rows.append(json.loads(line))

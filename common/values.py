@@ -49,7 +49,9 @@ class Kind(NamedTuple):
 
 def parse_annotation(annotation):
     """The Kind of a type as source code spells it: "float", "list[str] | None", "IntervalStrategy | str"."""
-    types, optional, items = set(), False, None
+    types = set()
+    optional = False
+    items = None
     for part in re.split(r"\s*\|\s*(?![^\[]*\])", annotation.strip()):
         name, _, inner = part.partition("[")
         if name in NAMES:

@@ -26,7 +26,9 @@ SPLITS = {"train": 3000, "validation": 128, "test": 500}
 MIXTURE = {"worked": 0.35, "bare": 0.3, "first_step": 0.35}  # ways of answering, by their share
 SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4}
 SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
-STEPS, BATCH_SIZE, LEARNING_RATE = 800, 64, 2e-3
+STEPS = 800
+BATCH_SIZE = 64
+LEARNING_RATE = 2e-3
 NAMES = "Ada Ben Cleo Dan Eve Finn Gwen Hugo Iris Jack Kim Leo Mia Noah Olga Paul Rosa Sam Tara Zoe".split()
 ITEMS = "apples books cards coins cups eggs flags hats kites marbles nuts pens pins plums rings shells stamps stones"
 ITEMS = ITEMS.split()
@@ -45,8 +47,10 @@ def make_problem(rng):
     """One problem as (question, [step, step]): two people compared and their sum, or a start and two changes."""
     comparison = rng.random() < 0.3
     name, friend = rng.sample(NAMES, 2)
-    items, total = rng.choice(ITEMS), rng.randint(3 if comparison else 2, 20)
-    text, steps = f"{name} has {total} {items}.", []
+    items = rng.choice(ITEMS)
+    total = rng.randint(3 if comparison else 2, 20)
+    text = f"{name} has {total} {items}."
+    steps = []
     if comparison:
         sign = rng.choice("+-")
         n, word = (rng.randint(2, 20), "more") if sign == "+" else (rng.randint(2, total - 1), "fewer")
@@ -73,7 +77,9 @@ def write_answer(steps, style="worked"):
 
 def make_splits(seed=0):
     """`{split: [{"question", "answer"}, ...]}`; no question occurs twice, within a split or across splits."""
-    rng, seen, splits = random.Random(seed), set(), {}
+    rng = random.Random(seed)
+    seen = set()
+    splits = {}
     for split, size in SPLITS.items():
         rows = splits.setdefault(split, [])
         while len(rows) < size:
@@ -95,7 +101,8 @@ def write_data(folder):
 
 def make_pretraining_rows(seed, count):
     """`count` pairs (prompt messages, completion text) of the mixture; validation and test questions are left out."""
-    rng, splits = random.Random(seed), make_splits()
+    rng = random.Random(seed)
+    splits = make_splits()
     held_out = {row["question"] for split in ("validation", "test") for row in splits[split]}
     while count:
         question, steps = make_problem(rng)
@@ -110,7 +117,8 @@ def make_tokenizer(rows):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer, byte_level = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = Tokenizer(models.BPE())
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
     tokenizer.decoder = decoders.ByteLevel()
     special = {"special_tokens": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], "show_progress": False}

@@ -129,7 +129,8 @@ def cut_torn_line(path):
 
 def grade_rows(rows, problems):
     """Put the current grader's verdict into rows that hold a completion; returns the rows."""
-    texts, golds = [r["completion"] for r in rows], [problems[r["id"]] for r in rows]
+    texts = [r["completion"] for r in rows]
+    golds = [problems[r["id"]] for r in rows]
     grades = grade_batch(texts, [g["gold"] for g in golds], [g["kind"] for g in golds])
     for row, grade, form in zip(rows, grades, format_reward(texts), strict=True):
         row |= {"answer": grade.answer, "rule": grade.rule, "well_formed": form > 0, "correct": grade.correct}
@@ -143,7 +144,8 @@ def to_lines(rows):
 
 def regrade(path, problems):
     """Grade a data set's stored completions again and replace the file; returns how many verdicts changed."""
-    temporary, changed = path.with_name(path.name + ".tmp"), 0
+    temporary = path.with_name(path.name + ".tmp")
+    changed = 0
     stored = read_rows(path, problems)
     with open(temporary, "w", encoding="utf-8") as file:
         while rows := list(islice(stored, REGRADE_ROWS)):

@@ -34,7 +34,8 @@ def parse_selection(words):
     try:
         low, high = map(float, bounds)
     except ValueError:
-        low, high = 1.0, 0.0
+        low = 1.0
+        high = 0.0
     if not 0 <= low <= high <= 1:
         raise BadInput(
             f"--write_between {' '.join(bounds)}: two shares from 0 to 1, the smaller first, then FILE.jsonl"

@@ -45,13 +45,15 @@ def _ruled_differences(a, b):
     for part in dataclasses.fields(a):
         if not part.metadata:
             continue
-        was, now = getattr(a, part.name), getattr(b, part.name)
+        was = getattr(a, part.name)
+        now = getattr(b, part.name)
         if part.name == "data":
             shared = was.keys() & now.keys()
             was = {name: was[name] for name in shared}
             now = {name: now[name] for name in shared}
         if part.name == "device":
-            was, now = dataclasses.asdict(was), dataclasses.asdict(now)
+            was = dataclasses.asdict(was)
+            now = dataclasses.asdict(now)
         changes = find_changes({part.name: was}, {part.name: now})
         found += [(change, _rule_of(part, change)) for change in changes]
     return found

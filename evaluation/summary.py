@@ -78,7 +78,8 @@ def print_table(datasets, samples_per_prompt):
             n = max(int(key[5:]) for key in figures if key.startswith("pass@"))
             shares = ["accuracy", f"pass@{n}", f"maj@{n}", "well_formed", "cut_off"]
             accuracy, passed, majority, form, cut = (100 * figures[key]["value"] for key in shares)
-            low, high = figures["accuracy"]["low"], figures["accuracy"]["high"]
+            low = figures["accuracy"]["low"]
+            high = figures["accuracy"]["high"]
             interval = "(one prompt)" if low is None else f"({100 * low:.1f} to {100 * high:.1f})"
             print(
                 f"{name:10} {temperature:>4} {figures['prompts']:7d} {accuracy:8.1f} {interval:>15} {passed:8.1f} "

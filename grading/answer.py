@@ -148,7 +148,9 @@ def extract_answer(completion, kind="integer"):
     elif (answer := _answer_is(completion, kind)) and (kind in ("text", "ratio") or says_number(answer)):
         rule = "answer is"
     elif kind in ("text", "ratio", "numbers"):
-        answer, rule = _last_sentence(completion, kind), "last sentence"
+        answer = _last_sentence(completion, kind)
+        rule = "last sentence"
     else:
-        answer, rule = _last_number(completion), "last number"
+        answer = _last_number(completion)
+        rule = "last number"
     return (answer, rule) if answer else (None, "none")

@@ -67,7 +67,8 @@ OPEN_ENDS = {"<": "(", "<=": "["}
 CLOSE_ENDS = {"<": ")", "<=": "]"}
 UNKNOWN_RE = re.compile(r"(?![ei]$)[A-Za-z](?:_\w)?(?:\([a-z]\))?")  # x, x_1, f(x)
 INFINITE = {"\\infty", "-\\infty"}
-DEPTH_LIMIT, PARTS_LIMIT = 6, 100
+DEPTH_LIMIT = 6
+PARTS_LIMIT = 100
 
 
 DEPTH_CHANGE = {**dict.fromkeys(OPENING, 1), **dict.fromkeys(CLOSING, -1)}
@@ -144,16 +145,20 @@ def read_parts(text, named_only=False, depth=0):
     r"""The parts of a squeezed normal form: (brackets, parts), or a number, or the text of a formula.
 
     Brackets are "()" and the like, "⦃⦄", "\cup" for a union, or "" for a list. `named_only`: only x= goes."""
-    brackets, listed = "", _split(text, ",")
+    brackets = ""
+    listed = _split(text, ",")
     if len(listed) == 1:
         text = _interval(_value_side(text, named_only))
         brackets, inside = _inside(text)
-        listed, union = _split(inside, ","), _split(text, "\\cup")
+        listed = _split(inside, ",")
+        union = _split(text, "\\cup")
         if len(union) > 1:
-            brackets, listed = "\\cup", union
+            brackets = "\\cup"
+            listed = union
         elif len(listed) == 1:
             text = inside if brackets in ("()", "⦃⦄") else text
-            brackets, listed = "", [text]
+            brackets = ""
+            listed = [text]
     elif all(named := [re.match("[a-z]=", part) for part in listed]):  # y=2,x=1 is (1,2), but x=1,x=2 is no point
         brackets = "" if len({name.group() for name in named}) == len(listed) else "⦃⦄"
         listed.sort()

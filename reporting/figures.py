@@ -197,7 +197,8 @@ def draw_differences(rows, styles):
 
 def in_every_setting(rows):
     """Rows with those that have no setting, of a base model say, repeated in each setting of their model."""
-    bare, others = rows[rows["setting"] == ""], rows[rows["setting"] != ""]
+    bare = rows[rows["setting"] == ""]
+    others = rows[rows["setting"] != ""]
     settings = others[["model", "setting"]].drop_duplicates()
     return pd.concat([bare.drop(columns="setting").merge(settings, "left").fillna({"setting": ""}), others])
 

@@ -174,7 +174,8 @@ def detectable(e, level=LEVEL, power=0.8):
 def holm(ps):
     """p values corrected so that the chance of any false one stays below the level: Holm 1979. NaN stays NaN."""
     order = [i for i in np.argsort(ps) if not math.isnan(ps[i])]
-    corrected, largest = [math.nan] * len(ps), 0.0
+    corrected = [math.nan] * len(ps)
+    largest = 0.0
     for rank, i in enumerate(order):
         largest = max(largest, min(1.0, (len(order) - rank) * ps[i]))
         corrected[i] = largest
@@ -186,7 +187,8 @@ def improvement_probability(a, b):
 
     Agarwal et al. 2021, arXiv 2108.13264, section 4.3, for one task.
     """
-    a, b = np.asarray(a)[:, None], np.asarray(b)[None, :]
+    a = np.asarray(a)[:, None]
+    b = np.asarray(b)[None, :]
     return float(((a > b) + (a == b) / 2).mean())
 
 

@@ -20,7 +20,8 @@ def forward_logps(model, rows, temperature):
 
     rows: (prompt, completion) pairs of token ids. Padding is on the right, where causal attention never looks at it.
     """
-    device, width = model.get_input_embeddings().weight.device, max(len(p) + len(c) for p, c in rows)
+    device = model.get_input_embeddings().weight.device
+    width = max(len(p) + len(c) for p, c in rows)
     ids = torch.tensor([[*p, *c, *[0] * (width - len(p) - len(c))] for p, c in rows], device=device)
     was_training = model.training
     with torch.inference_mode():

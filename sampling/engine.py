@@ -99,7 +99,8 @@ def _read_prompts(model, prompts, shared, pad_token_id):
 
 def _waiting_rows(model, requests, order, sampling):
     """Yields a Waiting for every row to decode, in order."""
-    prompts, pad = [r.ids for r in requests], sampling.pad_token_id
+    prompts = [r.ids for r in requests]
+    pad = sampling.pad_token_id
     begin = os.path.commonprefix([prompts[i][:-2] for i in order])  # the system prompt: read once for all
     shared = _read_prompts(model, [[*begin, pad]], None, pad) if begin and len(order) > 1 else None
     limit = CPU_PREFILL_TOKENS if _on_cpu(model) else GPU_PREFILL_TOKENS
@@ -198,7 +199,8 @@ def generate(model, requests, sampling, batch_size, progress=None, decoder=None)
 @contextmanager
 def _ready(model):
     """The model in evaluation mode, with the attention that suits a CPU if it is on one; put back at the end."""
-    config, was_training = model.config.get_text_config(), model.training
+    config = model.config.get_text_config()
+    was_training = model.training
     attention = config._attn_implementation
     model.eval()
     if attention == "sdpa" and _on_cpu(model):

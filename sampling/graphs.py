@@ -42,8 +42,12 @@ class WindowLayer(DynamicLayer):
 
     def __init__(self, keys, values, rows, columns, slots):
         super().__init__()
-        self.key_buffer, self.value_buffer, self.slots = keys, values, slots
-        self.keys, self.values, self.is_initialized = keys[:rows, :, :columns], values[:rows, :, :columns], True
+        self.key_buffer = keys
+        self.value_buffer = values
+        self.slots = slots
+        self.keys = keys[:rows, :, :columns]
+        self.values = values[:rows, :, :columns]
+        self.is_initialized = True
 
     def update(self, key_states, value_states, *args, **kwargs):
         """Write the new token's key_states and value_states, [rows, heads, 1, head size]; returns the windows."""
@@ -64,7 +68,9 @@ class Decoder:
     """
 
     def __init__(self, windows=None):
-        self.asked_windows, self.matrices, self.captures = windows, MatrixCopies(), True
+        self.asked_windows = windows
+        self.matrices = MatrixCopies()
+        self.captures = True
         self.model = self.graphs = self.kv = None
 
     def release(self):
@@ -100,11 +106,14 @@ class Decoder:
         return same and rows <= self.kv.shape[1] and columns <= self.kv.shape[3]
 
     def _allocate(self, model, store, rows, columns, sampling):
-        device, new = store.device, sampling.max_new_tokens
+        device = store.device
+        new = sampling.max_new_tokens
         if model is self.model and self.kv is not None:  # grow, so that two sizes in turn do not take turns here
-            rows, columns = max(rows, self.kv.shape[1]), max(columns, self.kv.shape[3])
+            rows = max(rows, self.kv.shape[1])
+            columns = max(columns, self.kv.shape[3])
         self.release()
-        self.model, self.graphs = model, {}
+        self.model = model
+        self.graphs = {}
         self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
         kinds, _, heads, _, size = store.shape
         self.kv = torch.zeros(kinds, rows, heads, columns, size, dtype=store.dtype, device=device)
@@ -131,7 +140,8 @@ class Decoder:
 
     def place(self, rows, waiting):
         """Start `rows` with as many Waiting of one store; prefixes are padded on the right there, and stay so here."""
-        device, width = self.kv.device, waiting[0].store.shape[3]
+        device = self.kv.device
+        width = waiting[0].store.shape[3]
         index = torch.tensor(rows, device=device)
         entries = torch.tensor([row.entry for row in waiting], device=device)
         self.kv[:, index, :, :width] = waiting[0].store[:, entries]
@@ -146,8 +156,10 @@ class Decoder:
 
     def move(self, sources, targets):
         """Give the rows at `sources` the places `targets`, which are idle."""
-        device, width = self.kv.device, max(self.places.values()) + 1
-        old, new = torch.tensor(sources, device=device), torch.tensor(targets, device=device)
+        device = self.kv.device
+        width = max(self.places.values()) + 1
+        old = torch.tensor(sources, device=device)
+        new = torch.tensor(targets, device=device)
         for buffer in self.kv:  # one layer at a time: the copy in between stays small
             buffer[new, :, :width] = buffer[old, :, :width]
         for buffer in (self.tokens, self.start, self.made, self.done, self.stuck, self.ids, self.logps, self.uniforms):
@@ -244,7 +256,8 @@ class Decoder:
 
     def _decide(self, rows, stuck):
         """Draw the token of the rows that are `stuck`, bool [rows], from all the logits that they are stuck on."""
-        tokens, logps = self.tokens[:rows].clone(), self.logps[:rows, 0].clone()
+        tokens = self.tokens[:rows].clone()
+        logps = self.logps[:rows, 0].clone()
         uniforms = self.uniforms[:rows].gather(1, self.made[:rows, None])[:, 0]
         logits = self.logits[:rows][stuck]
         found = guess_tokens(logits, uniforms[stuck], self.sampling, self.temperature, guess=logits.shape[1])

@@ -16,7 +16,10 @@ class MatrixCopies:
     """The copies of one model, kept for a whole run: a CUDA graph reads them where they are."""
 
     def __init__(self):
-        self.model, self.dtype, self.places, self.copies = None, None, [], []
+        self.model = None
+        self.dtype = None
+        self.places = []
+        self.copies = []
 
     @contextmanager
     def in_place(self, model):
@@ -41,7 +44,8 @@ class MatrixCopies:
 
     def _copy(self, model, dtype):
         if model is not self.model or dtype is not self.dtype:
-            self.model, self.dtype = model, dtype
+            self.model = model
+            self.dtype = dtype
             self.places = find_matrices(model, dtype)
             try:
                 self.copies = [torch.empty_like(m._parameters[name], dtype=dtype) for m, name in self.places]
@@ -49,7 +53,8 @@ class MatrixCopies:
                 print(
                     f"no memory for copies of the matrices in {dtype}: sampling casts at every token", file=sys.stderr
                 )
-                self.places, self.copies = [], []
+                self.places = []
+                self.copies = []
         if self.places:
             torch._foreach_copy_(self.copies, [module._parameters[name] for module, name in self.places])
 

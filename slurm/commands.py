@@ -20,7 +20,8 @@ def run_command(command, log, passed_on=(signal.SIGTERM, signal.SIGUSR1)):
 
     Signals in `passed_on` are sent on to it. A command that one of them ended counts as EXIT_SAVED.
     """
-    process, received = None, []
+    process = None
+    received = []
 
     def on_signal(number, frame):
         received.append(number)

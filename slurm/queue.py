@@ -118,7 +118,8 @@ def queue_job(command, env):
 
 def requeue():
     """Put this array task back into the queue, at most GRID_MAX_REQUEUES times; returns a line that says which."""
-    done, most = int(os.environ.get("SLURM_RESTART_COUNT", "0")), int(os.environ["GRID_MAX_REQUEUES"])
+    done = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    most = int(os.environ["GRID_MAX_REQUEUES"])
     if done >= most:
         return f"saved, but requeued {done} times already: submit again to go on"
     ask("scontrol", "requeue", f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}")

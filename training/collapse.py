@@ -14,7 +14,9 @@ import numpy as np
 from common.files import make_parser, run_script
 from common.runs import LOG_FILE, read_log
 
-SHORTEST, LONGEST = 3, 20  # generations in a moving average, a twentieth of those of the run
+# Generations in a moving average: a twentieth of those of the run, within these bounds.
+SHORTEST = 3
+LONGEST = 20
 SHARE = 0.5  # of the best moving average
 
 

@@ -233,7 +233,8 @@ def make_layers(command):
     --model, --trust_region_method and --seed alone.
     """
     args = command.args
-    name, method = Path(args.model).name, args.trust_region_method
+    name = Path(args.model).name
+    method = args.trust_region_method
     device, dtype = (str(part).removeprefix("torch.") for part in choose_precision(args.device))
     shared, demo = (SFT, DEMO_SFT) if method == "sft" else (GRPO, DEMO)
     run = {"output_dir": str(Path(args.output_root) / name / method / f"seed{args.seed}"), "seed": args.seed}

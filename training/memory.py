@@ -119,7 +119,8 @@ def keep_freed_memory():
 
     By mallopt(3), https://man7.org/linux/man-pages/man3/mallopt.3.html; nothing where the C library has none.
     """
-    trim_threshold, mmap_max = -1, -4  # names of glibc's malloc.h
+    trim_threshold = -1  # the numbers that glibc's malloc.h gives these names
+    mmap_max = -4
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(mmap_max, 0)
         mallopt(trim_threshold, 2**31 - 1)
@@ -132,7 +133,8 @@ SPLIT = ("per_device_train_batch_size", "gradient_accumulation_steps", "steps_pe
 
 def get_split(config):
     """(rows, accumulation, steps per generation) of a GRPOConfig; a step is a generation in an SFTConfig."""
-    rows, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
+    rows = config.per_device_train_batch_size
+    accumulation = config.gradient_accumulation_steps
     return rows, accumulation, getattr(config, "steps_per_generation", accumulation)
 
 
@@ -184,7 +186,10 @@ def halve_rows(config, values):
 
 
 def main():
-    prompt, completion, group = 256, 128, 4  # GSM8K's longest prompts in Qwen's tokens, the published lengths
+    # GSM8K's longest prompts in Qwen's tokens, the published lengths
+    prompt = 256
+    completion = 128
+    group = 4
     print(f"{'':14}" + "".join(f"{size:>18} GB" for size in (24, 40, 80, 141)))
     for name, shape in SHAPES.items():
         work = Work(shape, count_parameters(shape), prompt, completion, group)

@@ -57,7 +57,9 @@ def rollout_requests(prompts, trainer, tokenizer, seed):
     The seed of a group follows from (seed, step, place in the global batch), in validation from (seed, step, prompt),
     not from how the rows are spread over processes.
     """
-    training, config, step = trainer.model.training, trainer.args, trainer.state.global_step
+    training = trainer.model.training
+    config = trainer.args
+    step = trainer.state.global_step
     count = trainer.num_generations if training else trainer.num_generations_eval
     generation = trainer._step % config.gradient_accumulation_steps // config.steps_per_generation
     groups = split_groups(prompts, trainer.accelerator.process_index * len(prompts), count)

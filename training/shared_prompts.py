@@ -85,7 +85,8 @@ class Packed:
 def find_prompts(prompt_ids, prompt_mask):
     """([rows] the prompt of each row, the first row of each prompt) of a left-padded batch, both on the CPU."""
     keys = [row.tobytes() for row in prompt_ids.masked_fill(prompt_mask == 0, -1).numpy()]
-    number, first_rows = {}, []
+    number = {}
+    first_rows = []
     for row, key in enumerate(keys):
         if key not in number:
             number[key] = len(number)
@@ -102,9 +103,12 @@ def is_packable(prompt_mask, completion_mask):
 def pack(input_ids, attention_mask, completion_width):
     """The Packed of a padded batch [rows, prompt width + completion_width], None where it is not is_packable."""
     device = input_ids.device
-    input_ids, attention_mask = input_ids.cpu(), attention_mask.cpu()  # one wait for the device, not one an index
+    # one wait for the device, not one an index
+    input_ids = input_ids.cpu()
+    attention_mask = attention_mask.cpu()
     start = input_ids.shape[1] - completion_width
-    prompt_mask, completion_mask = attention_mask[:, :start], attention_mask[:, start:]
+    prompt_mask = attention_mask[:, :start]
+    completion_mask = attention_mask[:, start:]
     if not is_packable(prompt_mask, completion_mask):
         return None
     prompt_of_row, first_rows = find_prompts(input_ids[:, :start], prompt_mask)
@@ -151,7 +155,8 @@ def make_buckets(lengths, share, device):
     first_cells = torch.zeros_like(lengths.segments)
     buckets = []
     for start, end in zip(starts, [*starts[1:], len(widths)], strict=True):
-        rows, width = order[start:end], widths[start]
+        rows = order[start:end]
+        width = widths[start]
         first_cells[rows] = next_cell + torch.arange(end - start) * width
         prompts = lengths.prompt_of_row[rows]
         in_prompt = torch.arange(prompt_width) < lengths.prompts[prompts][:, None]
@@ -171,7 +176,8 @@ def list_tokens(mask, first_cells):
 
 def invert(places, cell_count):
     """([cells] the token in each cell, 0 in an empty one, the empty cells) of [tokens] the cell of each token."""
-    cells, is_empty = torch.zeros(cell_count, dtype=torch.long), torch.ones(cell_count, dtype=torch.bool)
+    cells = torch.zeros(cell_count, dtype=torch.long)
+    is_empty = torch.ones(cell_count, dtype=torch.bool)
     cells[places] = torch.arange(len(places))
     is_empty[places] = False
     return cells, is_empty.nonzero()[:, 0]
@@ -237,7 +243,8 @@ def _attend_grid(query, key, value, visible, scaling, dropout):
     groups = query.shape[2] // key.shape[2]
     query, key, value = (states.transpose(1, 2) for states in (query, key, value))
     if query.device.type != "cpu" and groups > 1:  # with a mask no fast kernel of a GPU takes grouped heads
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        key = key.repeat_interleave(groups, 1)
+        value = value.repeat_interleave(groups, 1)
         groups = 1
     options = {"scale": scaling, "dropout_p": dropout, "enable_gqa": groups > 1}
     output = scaled_dot_product_attention(query, key, value, visible, is_causal=visible is None, **options)

@@ -120,7 +120,8 @@ class ThriftyGRPOTrainer(GRPOTrainer):
 
         It does if no update comes before the end of that pass: a step is a whole number of generations.
         """
-        accumulation, per_generation = self.args.gradient_accumulation_steps, self.args.steps_per_generation
+        accumulation = self.args.gradient_accumulation_steps
+        per_generation = self.args.steps_per_generation
         is_computed = accumulation % (per_generation * self.num_iterations) != 0
         is_used_before = self.use_vllm and self.vllm_importance_sampling_correction
         is_masked_by = self.off_policy_mask_threshold is not None
@@ -146,7 +147,8 @@ class ThriftyGRPOTrainer(GRPOTrainer):
 
     def _may_gather(self):
         """Whether the gradient of an update is the same however its rows are split into micro-batches."""
-        accumulation, per_generation = self.args.gradient_accumulation_steps, self.args.steps_per_generation
+        accumulation = self.args.gradient_accumulation_steps
+        per_generation = self.args.steps_per_generation
         is_aligned = accumulation % per_generation == 0 or per_generation % accumulation == 0
         by_micro_batch = self.loss_type == "bnpo" or self._entropy_bonus_enabled or self.top_entropy_quantile < 1
         return self.obstacle is None and is_aligned and not by_micro_batch

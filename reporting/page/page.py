@@ -75,7 +75,8 @@ def pack(value):
 def read_questions(keys, cache_dir):
     """({data set: {id: its row}}, notes): questions for the page, without those of a data set that is not at hand."""
     go_offline()
-    found, notes = {}, []
+    found = {}
+    notes = []
     for name in sorted({name for name, _ in keys}):
         try:
             rows = load_maths_dataset(name, find_dataset(name)[1].eval_split, get_cache_dir(cache_dir)).to_list()
@@ -109,7 +110,8 @@ def make_browser(report, questions):
     answers = defaultdict(dict)
     for name in sorted({name for name, _ in keys}):
         tables = [t for m in methods for run in m.runs for key, t in run.accuracy.items() if key[0] == name]
-        ids, rows = sorted({i for table in tables for i in table}, key=natural), questions.get(name, {})
+        ids = sorted({i for table in tables for i in table}, key=natural)
+        rows = questions.get(name, {})
         columns = ("question", "gold", "category", "difficulty")
         index["problems"][name] = [{"id": i} | {c: rows.get(i, {}).get(c, "") for c in columns} for i in ids]
         temperatures = [t for known, t in keys if known == name]
@@ -158,7 +160,8 @@ def read_answers(methods, name, places, limits):
     having = [(i, run) for i, m in enumerate(methods) for run in m.runs if any(key[0] == name for key in run.accuracy)]
     for i, run in having:
         for row in read_rows(find_evaluation(run.path) / f"{name}.jsonl"):
-            place, sample = places.get((row["id"], row["temperature"])), row.get("sample", 0)
+            place = places.get((row["id"], row["temperature"]))
+            sample = row.get("sample", 0)
             if place and (name, row["temperature"]) in run.accuracy and sample < samples:
                 text = str(row.get("completion", ""))
                 text = text if len(text) <= limit else text[:limit] + " […]"
