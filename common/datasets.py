@@ -37,7 +37,7 @@ from common.files import (
 )
 from grading import parse_gold
 
-COLUMNS = ["id", "question", "solution", "gold", "kind", "category", "difficulty"]
+COLUMNS = ["id", "question", "solution", "gold", "kind", "category", "difficulty", "family"]
 NUMBER_KINDS = ("integer", "decimal", "fraction")  # kinds of a gold answer that is one number
 # Rows to validate on, whichever is fewer: 500 of MATH, 70 of SVAMP.
 HELD_OUT_ROWS = 500
@@ -55,7 +55,7 @@ def _gsm8k(text):
     if not marker:
         raise ValueError("no #### line in its answer")
     solution = CALCULATOR_NOTE.sub("", reasoning) + marker + gold
-    groups = {column: text(column, "") for column in ("category", "difficulty")}
+    groups = {column: text(column, "") for column in ("category", "difficulty", "family")}
     return {"question": text("question"), "solution": solution, "gold": gold.strip(), **groups}
 
 

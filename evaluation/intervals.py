@@ -126,3 +126,16 @@ def mean_intervals(values, unbounded=()):
     if columns:
         low[columns], high[columns] = bootstrap_interval(values[:, columns])
     return values.mean(0), low, high
+
+
+def sum_families(values, families):
+    """Values [rows, problems] -> [rows, families], with the same means, that vary as sums over families do.
+
+    families: which family each problem belongs to. Variations of one problem are right or wrong together: they are one
+    cluster, and a family is what is independent of others.
+    """
+    names, member = np.unique(families, return_inverse=True)
+    mean = values.mean(1, keepdims=True)
+    sums = np.zeros((len(values), len(names)))
+    np.add.at(sums.T, member, (values - mean).T)
+    return mean + sums * len(names) / values.shape[1]

@@ -13,7 +13,7 @@ from dataclasses import asdict
 import numpy as np
 
 from common.files import BadInput, read_json, write_json
-from evaluation.intervals import majority_at_k, mean_intervals, pass_at_k
+from evaluation.intervals import majority_at_k, mean_intervals, pass_at_k, sum_families
 from grading import vote
 
 SUMMARY_FILE = "summary.json"
@@ -42,11 +42,16 @@ def prompt_metrics(samples, kind):
     return metrics
 
 
-def summarise(metrics):
-    """[{name: value} of each prompt] -> {"prompts": n, name: {"value", "low", "high"}}, as mean_intervals has them."""
+def summarise(metrics, families=None):
+    """[{name: value} of each prompt] -> {"prompts": n, name: {"value", "low", "high"}}, as mean_intervals has them.
+
+    families: of each prompt, where prompts come in families; then a family is what is independent of others.
+    """
     names = list(metrics[0])
     values = np.array([[m[name] for name in names] for m in metrics])
     summary = {"prompts": len(values)}
+    if families:
+        values = sum_families(values.T, families).T
     for name, *figures in zip(names, *mean_intervals(values, unbounded=[names.index("mean_tokens")]), strict=True):
         value, low, high = (None if math.isnan(x) else round(float(x), 6) for x in figures)
         summary[name] = {"value": value, "low": low, "high": high}
@@ -59,14 +64,30 @@ def summarise_dataset(samples, problems):
     samples: {problem id: its Samples}. problems: {problem id: row of the data set}.
     """
     metrics = {i: prompt_metrics(found, problems[i]["kind"]) for i, found in samples.items()}
-    summary = summarise(list(metrics.values()))
+    families = find_families(problems, samples)
+
+    def summarise_part(ids):
+        return summarise([metrics[i] for i in ids], families and [families[i] for i in ids])
+
+    summary = summarise_part(list(metrics))
+    if families:
+        summary["families"] = families
     if left_out := sum(found[0].left_out for found in samples.values()):
         summary["left_out"] = left_out
     for field in ("category", "difficulty"):
         groups = sorted({problems[i][field] for i in metrics} - {""})
-        parts = {g: summarise([m for i, m in metrics.items() if problems[i][field] == g]) for g in groups}
+        parts = {g: summarise_part([i for i in metrics if problems[i][field] == g]) for g in groups}
         summary |= {f"by_{field}": parts} if parts else {}
     return summary
+
+
+def find_families(problems, ids):
+    """{problem id: its family} of these ids, a problem without one being its own; {} where no problem has any.
+
+    The optional column `family` of a file of problems says which are variations of one, as SVAMP's are.
+    """
+    named = {i: problems[i].get("family") for i in ids}
+    return {i: family or i for i, family in named.items()} if any(named.values()) else {}
 
 
 def print_table(datasets, samples_per_prompt):

@@ -14,7 +14,8 @@ import numpy as np
 
 from common.files import BadInput
 from common.record import differing_fields, unexpected_differences
-from reporting.statistics import MIN_SEEDS, compare, sum_families
+from evaluation.intervals import sum_families
+from reporting.statistics import MIN_SEEDS, compare
 
 # What scores for a run that ended without weights to evaluate; see fill_in.
 RULES = {

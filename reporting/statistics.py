@@ -19,19 +19,6 @@ SPARE_OF_METHODS = 1.0  # pseudo-problems beside a method's own: its seeds show 
 MIN_PAIRS = 5  # seeds that two methods share, from which on they are paired
 
 
-def sum_families(values, families):
-    """Values [seeds, problems] -> [seeds, families], with the same means, that vary as sums over families do.
-
-    families: which family each problem belongs to. Variations of one problem are right or wrong together: they are one
-    cluster, and a family is what is independent of others.
-    """
-    names, member = np.unique(families, return_inverse=True)
-    mean = values.mean(1, keepdims=True)
-    sums = np.zeros((len(values), len(names)))
-    np.add.at(sums.T, member, (values - mean).T)
-    return mean + sums * len(names) / values.shape[1]
-
-
 # ---- over seeds and problems: what one needs to speak of a method
 
 

@@ -37,3 +37,25 @@ def test_summary_by_category_and_difficulty():
 
 def test_powers_of_two_end_with_the_number_itself():
     assert powers_of_two(1) == [1] and powers_of_two(16) == [1, 2, 4, 8, 16] and powers_of_two(12) == [1, 2, 4, 8, 12]
+
+
+def test_variations_of_one_problem_are_one_problem_for_the_interval():
+    """Forty problems, each four times with the same verdicts: as sure as forty are, not as a hundred and sixty."""
+
+    def summary_of(copies, family):
+        problems = {}
+        samples = {}
+        for i in range(40):
+            for copy in range(copies):
+                name = f"{i}-{copy}"
+                problems[name] = {"category": "", "difficulty": "", "kind": "integer", "family": family(i)}
+                samples[name] = [Sample(i % 4 == 0, True, False, False, 5, None if i % 4 == 0 else "1")]
+        return summarise_dataset(samples, problems)
+
+    alone = summary_of(1, lambda i: "")
+    together = summary_of(4, lambda i: f"family {i}")
+    apart = summary_of(4, lambda i: "")
+    width = [s["accuracy"]["high"] - s["accuracy"]["low"] for s in (alone, together, apart)]
+    assert together["prompts"] == 160 and together["accuracy"]["value"] == alone["accuracy"]["value"] == 0.25
+    assert abs(width[1] / width[0] - 1) < 0.1 and width[2] < 0.6 * width[0]
+    assert together["families"]["3-2"] == "family 3" and "families" not in apart

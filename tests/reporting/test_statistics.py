@@ -17,6 +17,7 @@ from evaluation.intervals import (
     mean_intervals,
     pass_at_k,
     share_intervals,
+    sum_families,
     wilson_interval,
 )
 from reporting.statistics import (
@@ -31,7 +32,6 @@ from reporting.statistics import (
     holm,
     improvement_probability,
     share_interval,
-    sum_families,
     two_tailed,
 )
 
