@@ -50,9 +50,10 @@ def summarise(metrics, families=None):
     names = list(metrics[0])
     values = np.array([[m[name] for name in names] for m in metrics])
     summary = {"prompts": len(values)}
+    no_shares = np.flatnonzero((values.min(0) < 0) | (values.max(0) > 1))  # lengths, say
     if families:
         values = sum_families(values.T, families).T
-    for name, *figures in zip(names, *mean_intervals(values, unbounded=[names.index("mean_tokens")]), strict=True):
+    for name, *figures in zip(names, *mean_intervals(values, unbounded=no_shares), strict=True):
         value, low, high = (None if math.isnan(x) else round(float(x), 6) for x in figures)
         summary[name] = {"value": value, "low": low, "high": high}
     return summary

@@ -59,3 +59,9 @@ def test_variations_of_one_problem_are_one_problem_for_the_interval():
     assert together["prompts"] == 160 and together["accuracy"]["value"] == alone["accuracy"]["value"] == 0.25
     assert abs(width[1] / width[0] - 1) < 0.1 and width[2] < 0.6 * width[0]
     assert together["families"]["3-2"] == "family 3" and "families" not in apart
+
+
+def test_what_leaves_zero_to_one_is_no_share():
+    lengths = [{"accuracy": i % 2, "steps": 3.0 + i % 5} for i in range(50)]
+    found = summarise(lengths)["steps"]
+    assert found["low"] < found["value"] < found["high"] and 4.5 < found["low"] and found["high"] < 5.5

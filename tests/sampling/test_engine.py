@@ -429,4 +429,4 @@ def test_the_version_is_raised_when_the_same_seed_draws_other_tokens():
     drawn += [
         sample_tokens(logits, uniforms, sampling(1.0, p, k))[0].tolist() for p, k in ((1.0, 0), (0.8, 0), (1.0, 2))
     ]
-    assert hash_value(drawn) == DRAWS[SAMPLER_VERSION], f"raise SAMPLER_VERSION and enter {hash_value(drawn)}"
+    assert hash_value(drawn) == DRAWS.get(SAMPLER_VERSION), f"raise SAMPLER_VERSION and enter {hash_value(drawn)}"
