@@ -64,4 +64,4 @@ def test_variations_of_one_problem_are_one_problem_for_the_interval():
 def test_what_leaves_zero_to_one_is_no_share():
     lengths = [{"accuracy": i % 2, "steps": 3.0 + i % 5} for i in range(50)]
     found = summarise(lengths)["steps"]
-    assert found["low"] < found["value"] < found["high"] and 4.5 < found["low"] and found["high"] < 5.5
+    assert found["low"] < found["value"] < found["high"] and found["low"] > 4.5 and found["high"] < 5.5
