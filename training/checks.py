@@ -32,6 +32,8 @@ def check_together(plan):
     for bits in ("load_in_4bit", "load_in_8bit"):
         if getattr(plan.model_config, bits) and find_spec("bitsandbytes") is None:
             raise BadInput(f"--{bits}: bitsandbytes is not installed here (pip install bitsandbytes)")
+    if config.use_liger_kernel and find_spec("liger_kernel") is None:
+        raise BadInput("--use_liger_kernel: liger-kernel is not installed here (pip install liger-kernel)")
     if config.dataloader_persistent_workers and not config.dataloader_num_workers:
         raise BadInput("dataloader_persistent_workers needs workers: give --dataloader_num_workers")
     check_schedule(config)

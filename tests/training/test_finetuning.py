@@ -657,7 +657,7 @@ BAD_FLAGS = [
     ([*DEMO, "--delta", "2"], "delta"),
     ([*DEMO, "--use_liger_kernel"], "use_liger_kernel"),
     ([*DEMO, "--num_generations", "3"], "num_generations"),
-    ([*DEMO, "--num_generations", "1"], "2 generations"),
+    ([*DEMO, "--num_generations", "1"], "num_generations must be at least 2"),
     ([*DEMO, "--per_device_train_batch_size", "0"], "per_device_train_batch_size"),
     ([*DEMO, "--generation_batch_size", "7"], "generation_batch_size"),
     ([*DEMO, "--per_device_eval_batch_size", "3", "--num_generations_eval", "2"], "eval"),
@@ -683,7 +683,7 @@ BAD_FLAGS = [
     ([*DEMO, "--config", "."], "recipe"),
     ([*DEMO, "--merge_adapter"], "--use_peft"),
     ([*CLIP, "--epsilon", "wide"], "epsilon"),
-    ([*DEMO, "--max_steps", "0", "--num_train_epochs", "0"], "no steps"),
+    ([*DEMO, "--max_steps", "0", "--num_train_epochs", "0"], "max_steps must be at least 1"),
     ([*DEMO, "--report_to", "wandb"], "wandb"),
     ([*DEMO, "--dtype", "float8"], "dtype"),
 ]
