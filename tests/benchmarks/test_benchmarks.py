@@ -39,6 +39,7 @@ NEEDS = {  # beginnings of the names of rows that something else is needed for
 
 
 @pytest.mark.parametrize(("script", "flags"), [("cpu.py", []), ("gpu.py", ["--device", "cpu", "--shape", "tiny"])])
+@pytest.mark.slow
 def test_every_benchmark_runs_at_its_smallest_size(script, flags, tmp_path):
     out = tmp_path / "results.json"
     run(script, "--quick", "--out", out, *flags)
@@ -86,6 +87,7 @@ def train(winner, path, *flags):
 
 
 @pytest.mark.parametrize("winner", ["own", "trl"])
+@pytest.mark.slow
 def test_a_trial_of_samplers_changes_no_number_and_is_made_once(winner, tmp_path):
     said, weights = train(winner, tmp_path / "trial")
     record = read_record(tmp_path / "trial")
@@ -166,6 +168,7 @@ def test_a_part_that_fails_or_hangs_is_a_row_and_the_rest_goes_on(tmp_path, monk
         assert rows[0] == ["a", {"name": 1}] and why in rows[1][1]["status"]
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_with_what_is_missing(tmp_path):
     out = tmp_path / "results.json"
     flags = ["--device", "cpu", "--shape", "tiny", "--quick", "--only", "ceilings", "vllm", "--out", out]

@@ -239,6 +239,7 @@ print(json.dumps(out))
 """
 
 
+@pytest.mark.slow
 def test_default_set_downloads_verifies_and_loads_offline(hub, save, rows, random_qwen2, tmp_path):
     from datasets import load_from_disk
     from safetensors.numpy import load_file
@@ -619,6 +620,7 @@ def assert_completes(save, tmp_path):
     assert not list((tmp_path / "cache" / ".partial").glob("*/*"))
 
 
+@pytest.mark.slow
 def test_killed_at_any_step_on_the_disk(hub, save, tmp_path):
     """SIGKILL at the n-th touch of a file in the cache, for n spread over a whole run."""
 

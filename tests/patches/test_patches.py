@@ -475,6 +475,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_killed_at_every_line_that_writes(site):
     before, seen = contents(site), []
     for line in range(1, 200):
@@ -521,6 +522,7 @@ def test_training_is_refused_when_the_loaded_trainer_does_not_know_the_method(mo
 
 
 @pytest.mark.parametrize("old", ["grpo_trainer.py", "grpo_config.py"])
+@pytest.mark.slow
 def test_training_is_refused_when_one_file_is_of_another_patch(tmp_path, root, old):
     """Neither pristine nor patched, so that only the loaded code can tell: the list of methods is cut out of it."""
     ignore = shutil.ignore_patterns("__pycache__")

@@ -328,6 +328,7 @@ def test_the_files_hold_what_the_table_says(tmp_path):
     assert cell in markdown and cell in latex and r"num\_iterations" in latex and latex.count("tabular") == 2
 
 
+@pytest.mark.slow
 def test_every_figure_is_drawn_where_there_is_something_to_draw(tmp_path):
     paths = []
     for rate in (1e-5, 1e-4):
@@ -344,6 +345,7 @@ def test_every_figure_is_drawn_where_there_is_something_to_draw(tmp_path):
     assert "0.0001" in texts["rates"] and "updates a generation" in texts["staleness"]
 
 
+@pytest.mark.slow
 def test_two_hundred_runs_and_a_seed_of_one_method_give_a_page(tmp_path):
     paths = write_study(tmp_path / "many", {"clip": 0.4, "noclip": 0.4}, seeds=100, problems=4)
     assert read_csv(write_output(paths, tmp_path / "out") / "results.csv")[0]["seeds"] == "100"

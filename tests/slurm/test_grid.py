@@ -402,6 +402,7 @@ def test_dry_run_prints_commands_that_the_scripts_accept_and_leaves_nothing():
     assert os.listdir() == ["grid.yaml"]
 
 
+@pytest.mark.slow
 def test_run_does_what_is_missing_goes_on_after_a_failure_and_names_it():
     write_grid(
         axes={"model": ["demo"], "method": ["pspo"], "seed": [0]},

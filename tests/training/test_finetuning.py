@@ -274,6 +274,7 @@ SLOWLY = [pytest.param(method, marks=pytest.mark.slow) for method in SLOW_METHOD
 
 
 @pytest.mark.parametrize("method", ["cispo", "dppo", *SLOWLY])
+@pytest.mark.slow
 def test_a_further_method_trains_and_continues_after_a_kill(run, start, tmp_path, method):
     flags = [*SMALL, "--max_steps", "8"]
     flags += ["--epsilon_high", "1.01"] if method == "cispo" else []  # so that it acts in so short a run
@@ -315,6 +316,7 @@ def test_validation_selects_the_best_checkpoint(run, greater):
     assert weights(path) == weights(path / f"checkpoint-{best}")
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(run):
     first, again = run(*SMALL, root="a"), run(*SMALL, root="b")
     other = run(*SMALL, "--seed", "1", root="a")
@@ -437,6 +439,7 @@ def test_a_signalled_run_ends_as_if_nothing_had_happened(undisturbed, tmp_path, 
     assert_ends_as_if_undisturbed(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_run_cut_off_after_its_last_checkpoint_is_not_trained_further(undisturbed, tmp_path):
     _, _, begin = undisturbed
     assert begin(tmp_path, Stop("on_train_end", 1, KILL)) == -signal.SIGKILL
@@ -476,6 +479,7 @@ def test_a_signal_in_the_last_step_leaves_its_validation_and_the_best_model_to_i
     assert config.load_best_model_at_end == control.should_evaluate == (step == 8)
 
 
+@pytest.mark.slow
 def test_a_truncated_checkpoint_is_passed_over(undisturbed, tmp_path):
     _, _, begin = undisturbed
     assert begin(tmp_path, Stop("on_step_begin", 13, KILL)) == -signal.SIGKILL
@@ -495,6 +499,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(run, tmp_path):
     assert "stopped" in text and "Traceback" not in text
 
 
+@pytest.mark.slow
 def test_the_model_card_says_how_the_model_was_made_and_claims_no_licence(run):
     card = (run(*SMALL) / "README.md").read_text()
     assert "`pspo`" in card and "2509.21282" in card and "| trust_region_method | pspo |" in card
@@ -509,6 +514,7 @@ def _child_with_small_disk(argv, log):
     _child(argv, log)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_stops_the_run_and_spoils_nothing(run, tmp_path):
     process = multiprocessing.get_context("forkserver").Process(
         target=_child_with_small_disk, args=([*DEMO, "--output_root", tmp_path / "a", *SMALL], tmp_path / "log")
@@ -608,6 +614,7 @@ def test_processes_share_one_batch_and_its_groups(tmp_path, num_generations, cou
                 assert (key in a) == (key in b) and a.get(key) == pytest.approx(b.get(key), abs=1e-5), (key, a["step"])
 
 
+@pytest.mark.slow
 def test_lora_trains_continues_merges_and_agrees(run, tmp_path, start):
     import torch
     from peft import PeftModel
@@ -797,6 +804,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_code_or_data_only_when_it_is_told_to(stopped, start, tmp_path):
     path, argv = stopped
     stored = json.loads((path / "run.json").read_text())
@@ -866,6 +874,7 @@ def test_damaged_run_record(start, tmp_path):
 
 
 @pytest.mark.parametrize("files", [["grpo_trainer.py", "grpo_config.py"], ["grpo_trainer.py"], ["grpo_config.py"]])
+@pytest.mark.slow
 def test_an_unpatched_or_half_patched_trl(files, tmp_path):
     import trl
 
@@ -905,6 +914,7 @@ def real_cache(shared, tmp_path_factory):
 
 
 @pytest.mark.parametrize("method", ["clip", "noclip", "pspo", "sapo", "sft"])
+@pytest.mark.slow
 def test_each_method_trains_on_real_rows(run, real_cache, method):
     flags = ["--dataset", "gsm8k", "--cache_dir", real_cache, "--max_steps", "2", "--per_device_train_batch_size", "4"]
     flags += ["--gradient_accumulation_steps", "2", "--save_steps", "2", "--eval_strategy", "no", "--warmup_steps", "0"]
