@@ -6,6 +6,7 @@ tokens. The path is a run directory, a checkpoint, a cached model, a LoRA adapte
     python maths_evaluations.py --model_path demo --samples_per_prompt 16 --temperatures 0.8
     python maths_evaluations.py --model_path runs/Qwen2.5-0.5B/pspo/seed0 --samples_per_prompt 16
     python maths_evaluations.py --model_path runs/Qwen2.5-0.5B/pspo/seed0 --samples_per_prompt 16 --regrade
+    python maths_evaluations.py --model_path Qwen2.5-0.5B --apply_chat_template false --num_fewshot 5 --output_dir few
 
 Under the output directory: DATASET.jsonl with one object a completion, settings.json, and summary.json with accuracy,
 pass@k, maj@k, the shares of well-formed and of cut-off completions and the mean length, each with a 95 % interval, also
@@ -27,7 +28,7 @@ from pathlib import Path
 
 from common import files
 from common.basis import as_stored, list_changes, make_basis
-from common.datasets import DATASETS, DEFAULT_DATASETS, find_dataset, load_maths_dataset
+from common.datasets import DATASETS, DEFAULT_DATASETS, find_dataset, load_examples, load_maths_dataset
 from common.files import (
     DEMO_DIR,
     BadInput,
@@ -40,9 +41,9 @@ from common.files import (
 )
 from common.models import choose_precision, find_model_dirs, get_eos_token_ids, load_config, load_tokenizer
 from common.progress import open_bar
-from common.prompts import Template
+from common.prompts import PlainText, Template
 from common.record import read_record
-from common.values import add_switch, read_mapping
+from common.values import add_switch, read_mapping, read_switch
 from evaluation.engines import (
     check_own_sampler,
     choose_backend,
@@ -50,6 +51,7 @@ from evaluation.engines import (
     encode_prompts,
     make_transformers_engine,
     make_vllm_engine,
+    read_completion,
 )
 from evaluation.rows import (
     MAX_SAMPLES,
@@ -165,6 +167,8 @@ def make_settings(evaluation, backend, batch_size, template):
         batch_size=batch_size,
         basis=make_basis(evaluation.dirs, data, packages, prompt=template.prompt("QUESTION")),
         chat_template_kwargs=template.kwargs,
+        apply_chat_template=args.apply_chat_template,
+        num_fewshot=args.num_fewshot,
     )
 
 
@@ -245,6 +249,32 @@ def find_template_kwargs(args, model_dir):
     return (record.config.get("chat_template_kwargs") if record else None) or {}
 
 
+def make_template(evaluation, tokenizer):
+    """What writes the prompts: the Template of the model's chat, or PlainText; both with the examples asked for."""
+    args = evaluation.args
+    examples = []
+    if args.num_fewshot:
+        cache_dir = get_cache_dir(args.cache_dir)
+        examples = load_examples(find_fewshot_dataset(evaluation), args.num_fewshot, args.seed, cache_dir)
+    if not args.apply_chat_template:
+        return PlainText(tokenizer, examples)
+    return Template(tokenizer, find_template_kwargs(args, evaluation.dirs[0]), examples)
+
+
+def find_fewshot_dataset(evaluation):
+    """The data set whose training rows are examples: gsm8k, or demo where only the demo's problems are evaluated.
+
+    Raises BadInput for a file that is evaluated itself: its answers would stand in the prompts.
+    """
+    asked = evaluation.args.fewshot_dataset
+    if asked is None:
+        return "demo" if set(evaluation.problems) == {"demo"} else "gsm8k"
+    name, data = find_dataset(asked)
+    if data.splits["train"] is None and name in evaluation.problems:
+        raise BadInput(f"--fewshot_dataset {asked}: its problems are evaluated, so they cannot be examples too")
+    return asked
+
+
 def find_training_set(model_dir):
     """The data set that a model was trained on, "demo" for the demo's base, None where nothing says it."""
     if is_demo_model(model_dir):
@@ -309,9 +339,9 @@ def generate_missing(evaluation):
     """Complete the rows of an Evaluation; all checks come before the model is loaded."""
     args = evaluation.args
     config, generation_config = load_config(evaluation.dirs[-1])
-    tokenizer = load_tokenizer(evaluation.dirs)
+    tokenizer = load_tokenizer(evaluation.dirs, needs_template=args.apply_chat_template)
     asked = {name: {i: rows[i] for i in evaluation.chosen(name)} for name, rows in evaluation.problems.items()}
-    template = Template(tokenizer, find_template_kwargs(args, evaluation.dirs[0]))
+    template = make_template(evaluation, tokenizer)
     prompts = encode_prompts(template, asked, config, args.max_new_tokens, args.skip_long_prompts)
     known = [ids for rows in prompts.values() for ids in rows.values()]
     longest = max(map(len, known), default=1) + args.max_new_tokens
@@ -335,10 +365,7 @@ def generate_missing(evaluation):
         pad = tokenizer.pad_token_id or eos[0]
         answer = make_transformers_engine(evaluation.settings, evaluation.dirs, eos, pad, known)
 
-    def decode(ids):
-        text = tokenizer.decode(ids, skip_special_tokens=True)
-        return text, len(ids), "stop" if ids[-1] in eos else "length"
-
+    decode = partial(read_completion, tokenizer, eos_token_ids=eos, stop=template.stop)
     answer_all(evaluation, answer, decode, tasks)
 
 
@@ -419,6 +446,11 @@ def make_parser():
     parser.add_argument("--batch_size", type=int, help="rows decoded at once (default: sized from memory)")
     template = "JSON for the model's chat template (default: what the run was trained with)"
     parser.add_argument("--chat_template_kwargs", type=read_mapping, help=template)
+    plain = "false: prompts of plain text, as lm-evaluation-harness's, for base models (default: true)"
+    parser.add_argument("--apply_chat_template", type=read_switch, default=True, metavar="BOOL", help=plain)
+    parser.add_argument("--num_fewshot", type=int, default=0, help="worked examples before each question (default: 0)")
+    source = "data set whose training rows are the examples (default: gsm8k, or demo for the demo's problems)"
+    parser.add_argument("--fewshot_dataset", help=source)
     parser.add_argument("--output_dir", help="default: evaluations/ in the run directory")
     add_switch(parser, "--skip_long_prompts", "prompts that do not fit count as wrong")
     add_switch(parser, "--accept_changes", "add to results of other versions or devices")
@@ -446,9 +478,22 @@ def parse_args(argv=None):
             raise BadInput(f"--temperatures {t:g}: numbers of 0 or more, each once")
     if not 0 < args.top_p <= 1:
         raise BadInput(f"--top_p {args.top_p:g}: must be above 0 and at most 1")
+    check_prompting(args)
     if not 0 <= args.seed < 2**63:
         raise BadInput(f"--seed {args.seed}: must be 0 or more")
     return args
+
+
+def check_prompting(args):
+    """Raise BadInput for flags about prompts that contradict each other."""
+    if args.num_fewshot < 0:
+        raise BadInput(f"--num_fewshot {args.num_fewshot}: must be 0 or more")
+    if args.fewshot_dataset and not args.num_fewshot:
+        raise BadInput(f"--fewshot_dataset {args.fewshot_dataset}: needs --num_fewshot, how many examples")
+    if args.chat_template_kwargs and not args.apply_chat_template:
+        raise BadInput("--chat_template_kwargs: there is no chat template with --apply_chat_template false")
+    if args.fewshot_dataset:
+        find_dataset(args.fewshot_dataset)
 
 
 def main():

@@ -40,8 +40,8 @@ class Basis:
     model: list = rule("ignored", "never")
     # {data set: what identifies its rows}; only data sets that both have are held against each other
     data: dict = rule("unfair", "never")
-    # the chat around a question
-    prompt: list = rule("unfair", "never")
+    # the chat around a question, or the text around it where there is no chat template
+    prompt: list | str = rule("unfair", "never")
     grader: int = rule("unfair", "never")
     device: Device = rule("noted", "accepted")
     # {library: version}
@@ -54,8 +54,8 @@ def make_basis(model_dirs, data, packages, device=None, prompt=None):
     """The Basis of what is about to be computed here.
 
     model_dirs: as find_model_dirs has them. data: {name: hash of its rows}. packages: names of libraries that compute.
-    device: (kind, number type) of choose_precision; None asks for this machine's. prompt: the chat around QUESTION, for
-    a model whose chat template has no system role.
+    device: (kind, number type) of choose_precision; None asks for this machine's. prompt: what stands around
+    QUESTION, where that is not the usual chat.
     """
     return Basis(
         model=[hash_model(directory) for directory in model_dirs],

@@ -264,17 +264,40 @@ def read_cached_rows(name, split, cache_dir):
     return saved.to_list()
 
 
-def build_prompt(question, system_role=True):
+def build_prompt(question, system_role=True, examples=()):
     """The conversation a model is given: system prompt, then the question; list of {"role", "content"} messages.
 
-    Without a system role, which some chat templates refuse, both are the user's.
+    Without a system role, which some chat templates refuse, both are the user's. examples: [(question, solution)] that
+    are asked and answered before.
     """
-    if not system_role:
-        return [{"role": "user", "content": f"{SYSTEM_PROMPT}\n\n{question}"}]
-    return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": question}]
+    messages = []
+    for asked, answered in examples:
+        messages.append({"role": "user", "content": asked})
+        messages.append({"role": "assistant", "content": answered})
+    messages.append({"role": "user", "content": question})
+    if system_role:
+        return [{"role": "system", "content": SYSTEM_PROMPT}, *messages]
+    messages[0]["content"] = f"{SYSTEM_PROMPT}\n\n{messages[0]['content']}"
+    return messages
 
 
 # ---- training
+
+
+def load_examples(name, count, seed, cache_dir):
+    """[(question, worked solution)]: the first `count` training rows of a data set in an order that `seed` decides.
+
+    Raises BadInput as load_maths_dataset does, for a set without training rows or without solutions, or with too few.
+    """
+    if "train" not in find_dataset(name)[1].splits:
+        raise BadInput(f"{name} has no training rows, of which examples are made: name another with --fewshot_dataset")
+    rows = load_maths_dataset(name, "train", cache_dir)
+    if "" in rows["solution"]:
+        raise BadInput(f"{name} has no worked solutions: name another data set with --fewshot_dataset")
+    if len(rows) < count:
+        raise BadInput(f"--num_fewshot {count}: {name} has {len(rows)} training rows")
+    chosen = rows.shuffle(seed=seed).select(range(count))
+    return list(zip(chosen["question"], chosen["solution"], strict=True))
 
 
 def load_training_split(name, seed, cache_dir, need_solution=False):

@@ -152,8 +152,8 @@ def describe_device(kind, dtype):
     return Device(kind, name, str(dtype).removeprefix("torch."))
 
 
-def load_tokenizer(dirs):
-    """The tokenizer of the first directory that has one; raises BadInput without a chat template: prompts need one.
+def load_tokenizer(dirs, needs_template=True):
+    """The tokenizer of the first directory that has one; raises BadInput without a chat template, if one is needed.
 
     Llama's and others have no padding token: theirs is then the end token, as in TRL. What is padded is masked.
     """
@@ -166,8 +166,11 @@ def load_tokenizer(dirs):
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise BadInput(f"cannot load the tokenizer in {path}: {error}") from None
-    if not tokenizer.chat_template:
-        raise BadInput(f"the tokenizer in {path} has no chat template; add a chat_template.jinja to it")
+    if needs_template and not tokenizer.chat_template:
+        raise BadInput(
+            f"the tokenizer in {path} has no chat template; add a chat_template.jinja to it (an evaluation can do "
+            "without: --apply_chat_template false)"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -21,11 +21,14 @@ class Template:
     """A tokenizer's chat template with the arguments it is given (--chat_template_kwargs).
 
     A template that refuses a system role, as Gemma's does, or passes over it, has the system prompt in front of the
-    question. Raises BadInput if it can write no prompt at all.
+    question. Raises BadInput if it can write no prompt at all. examples: [(question, solution)] before each question.
     """
 
-    def __init__(self, tokenizer, kwargs=None):
+    stop = None  # a completion ends with an end token
+
+    def __init__(self, tokenizer, kwargs=None, examples=()):
         self.tokenizer = tokenizer
+        self.examples = examples
         self.kwargs = dict(kwargs or {})
         taken = inspect.signature(tokenizer.apply_chat_template).parameters.keys() - {"documents", "kwargs"}
         if clash := sorted(self.kwargs.keys() & taken):
@@ -39,13 +42,13 @@ class Template:
 
         # a template is a program, which can fail as one
         errors = (TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError)
-        system, user = self.prompt("QUESTION")
+        system, *asked = self.prompt("QUESTION")
         try:
-            return system["content"] in self.write([system, user])
+            return system["content"] in self.write([system, *asked])
         except errors:
             pass
         try:
-            self.write(build_prompt("QUESTION", system_role=False))
+            self.write(build_prompt("QUESTION", False, self.examples))
             return False
         except errors as error:
             raise BadInput(
@@ -54,7 +57,7 @@ class Template:
 
     def prompt(self, question):
         """The conversation for a question, a list of messages."""
-        return build_prompt(question, self.system_role)
+        return build_prompt(question, self.system_role, self.examples)
 
     def write(self, messages):
         """The text of a conversation with the beginning of the answer."""
@@ -70,6 +73,31 @@ class Template:
     def encode_answered(self, conversations):
         """Token ids [conversations][tokens] of conversations that hold their answers, as SFT reads them."""
         return self.tokenizer.apply_chat_template(conversations, **self.kwargs)["input_ids"] if conversations else []
+
+
+class PlainText:
+    """Prompts without a chat template, for base models: worked examples, the question, and the model goes on.
+
+    The form is that of lm-evaluation-harness's task gsm8k
+    (https://github.com/EleutherAI/lm-evaluation-harness/blob/main/lm_eval/tasks/gsm8k/gsm8k.yaml), which has no system
+    prompt either. A completion ends where the model asks itself the next question.
+    """
+
+    kwargs = {}
+    stop = "Question:"
+
+    def __init__(self, tokenizer, examples=()):
+        self.tokenizer = tokenizer
+        self.examples = examples
+
+    def prompt(self, question):
+        """The text for a question, which ends where its answer begins."""
+        shown = [f"Question: {asked}\nAnswer: {answered}" for asked, answered in self.examples]
+        return "\n\n".join([*shown, f"Question: {question}\nAnswer:"])
+
+    def encode(self, texts):
+        """Token ids [texts][tokens], with the beginning of a text where the tokenizer marks it."""
+        return self.tokenizer(texts)["input_ids"] if texts else []
 
 
 @dataclass

@@ -8,6 +8,7 @@ answer(requests, temperature, finished), which calls finished(i, [Completion]) a
 
 import os
 import sys
+from bisect import bisect_left
 from importlib.util import find_spec
 
 from common.files import BadInput
@@ -36,6 +37,19 @@ def encode_prompts(template, problems, config, max_new_tokens, skip):
         fitting = find_fitting(name, lengths, room, skip, "they count as wrong")
         prompts[name] = dict(encoded[place] for place in fitting)
     return prompts
+
+
+def read_completion(tokenizer, ids, eos_token_ids, stop=None):
+    """(text, number of tokens, finish reason) of a completion; it ends where the text `stop` begins, if it does."""
+
+    def write(count):
+        return tokenizer.decode(ids[:count], skip_special_tokens=True)
+
+    text = write(len(ids))
+    if stop and stop in text:
+        count = bisect_left(range(len(ids)), True, key=lambda count: stop in write(count))
+        return text.partition(stop)[0], count, "stop"
+    return text, len(ids), "stop" if ids[-1] in eos_token_ids else "length"
 
 
 def choose_batch_size(config, max_new_tokens, device, dtype):
