@@ -19,12 +19,12 @@ class Done(NamedTuple):
 
 @pytest.fixture(scope="session")
 def begin():
-    """begin(command, argv, log) -> a process that runs it; command: "maths_finetuning" and the like."""
+    """begin(command, argv, log, environment={}) -> a process that runs it; command: "maths_finetuning" and the like."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "trl.trainer.grpo_trainer", "trl.trainer.sft_trainer", *COMMANDS])
 
-    def begin_one(command, argv, log):
-        process = context.Process(target=run_command, args=(command, argv, str(log)))
+    def begin_one(command, argv, log, environment=None):
+        process = context.Process(target=run_command, args=(command, argv, str(log), environment or {}))
         process.start()
         return process
 

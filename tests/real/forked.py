@@ -8,8 +8,9 @@ import os
 import sys
 
 
-def run_command(command, argv, log):
-    """Run a command's main with its output in a file, and end the process."""
+def run_command(command, argv, log, environment):
+    """Run a command's main with its output in a file and `environment` added to the one there is; end the process."""
+    os.environ.update(environment)
     with open(log, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
