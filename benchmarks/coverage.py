@@ -1,10 +1,14 @@
 """Do the report's words hold? Simulated studies with a known truth, through the report's own functions.
 
 Coverage of its 95 % intervals, size and power of its tests, for Probability Smoothing Policy Optimisation (arXiv
-2509.21282). A table on standard output, the same as JSON with --output; minutes on one core.
+2509.21282). A table on standard output, the same as JSON with --output: benchmarks/coverage.md says what it came to.
 
-    OMP_NUM_THREADS=1 python benchmarks/coverage.py --trials 2000
-    OMP_NUM_THREADS=1 python benchmarks/coverage.py --trials 200 --output coverage.json
+    OMP_NUM_THREADS=1 python benchmarks/coverage.py                                  # a quarter of an hour on one core
+    OMP_NUM_THREADS=1 python benchmarks/coverage.py --trials 200 --reports 10        # a minute
+
+With --before, power is held against the test that the report had before it paired seeds:
+
+    git show eb8b22a:maths_statistics.py > before.py && python benchmarks/coverage.py --before before.py
 
 A study: runs of two methods whose ability (in the logit) differs from seed to seed by `spread`, 0.15 being about 3
 points of accuracy and 0.4 about 8; the k-th seeds of both correlate. Problems differ in difficulty, and so does what a
@@ -12,6 +16,7 @@ run finds hard. Each problem is answered `samples` times.
 """
 
 import argparse
+import importlib.util
 import json
 import sys
 from dataclasses import dataclass
@@ -27,6 +32,8 @@ from reporting.comparison import Question, make_results
 from reporting.methods import Method, Rate
 from reporting.runs import Run
 from reporting.statistics import LEVEL, MIN_PAIRS, equivalence_p, estimate_difference, share_interval, two_tailed
+
+PART = 500  # studies that are simulated at once, which bounds the memory
 
 
 @dataclass
@@ -64,6 +71,12 @@ def true_accuracy(study):
 
 
 # ---- what is measured
+
+
+def average(find_share, rng, trials, *setting):
+    """What find_share(rng, trials, *setting) finds, PART studies at a time."""
+    parts = [min(PART, trials - done) for done in range(0, trials, PART)]
+    return float(np.average([find_share(rng, part, *setting) for part in parts], weights=parts))
 
 
 def cover_difference(rng, trials, study, paired):
@@ -150,15 +163,21 @@ def count_false_words(rng, trials, **size):
     return told / trials, explored / trials
 
 
-def count_crashed_words(rng, trials):
-    """Share of reports that call a method better of which one run in five, the worst, crashed, and the rest gained."""
+def count_crashed_words(rng, trials, counted=True):
+    """Share of reports that call a method better of which one run in five, the worst, crashed, and the rest gained.
+
+    counted: False leaves the crashed run out, as if it had never been started.
+    """
     key = ("set", 0.0)
     better = 0
     for _ in range(trials):
         a, b = (x[0] for x in simulate(rng, 1, Study(shift=0.8)))
         worst = int(a.mean(1).argmin())
-        methods = [make_runs("noclip", {key: b}), make_runs("clip", {key: a}, crashed=(worst,))]
-        rows, _ = make_results(methods, [], Question("noclip", [key], key))
+        if counted:
+            clip = make_runs("clip", {key: a}, crashed=(worst,))
+        else:
+            clip = make_runs("clip", {key: np.delete(a, worst, axis=0)})
+        rows, _ = make_results([make_runs("noclip", {key: b}), clip], [], Question("noclip", [key], key))
         better += any(row.get("verdict", "").startswith("better") for row in rows)
     return better / trials
 
@@ -166,43 +185,56 @@ def count_crashed_words(rng, trials):
 # ---- the table
 
 
-def measure(trials, seed=0):
-    """[(what, setting, figure, what it should be)], the whole table."""
-    rng = np.random.default_rng(seed)
+def measure_coverage(rng, trials):
+    """Rows [(what, setting, figures, what they should be)] on intervals over seeds and problems."""
     rows = []
+    wanted = "0.93 to 0.97"
+    spreads = (0.0, 0.15, 0.4)
     for seeds in (3, 5, 10):
-        for spread in (0.0, 0.15, 0.4):
-            study = Study(seeds, spread)
-            where = f"{seeds} seeds, spread {spread:g}"
-            rows.append(("coverage, accuracy", where, cover_accuracy(rng, trials, study), "0.93 to 0.97"))
-            rows.append(("coverage, difference", where, cover_difference(rng, trials, study, False), "0.93 to 0.97"))
-    for seeds in (5, 10):
-        for correlation in (0.0, 0.6, 0.9, -0.3):
-            study = Study(seeds, 0.4, correlation)
-            where = f"{seeds} seeds, correlation {correlation:g}"
-            covered = cover_difference(rng, trials, study, seeds >= MIN_PAIRS)
-            rows.append(("coverage, difference, paired", where, covered, "0.93 to 0.97"))
+        where = f"{seeds} seeds, spread 0 / 0.15 / 0.4"
+        studies = [Study(seeds, spread) for spread in spreads]
+        covered = [average(cover_accuracy, rng, trials, s) for s in studies]
+        rows.append(("coverage, accuracy", where, covered, wanted))
+        covered = [average(cover_difference, rng, trials, s, False) for s in studies]
+        rows.append(("coverage, difference, other seeds", where, covered, wanted))
+    for seeds in (3, 5, 10):
+        paired = seeds >= MIN_PAIRS
+        what = "coverage, difference, same seeds, " + ("paired" if paired else "too few to pair")
+        for spread in spreads[1:]:
+            studies = [Study(seeds, spread, correlation) for correlation in (0.0, 0.6, 0.9, -0.3)]
+            covered = [average(cover_difference, rng, trials, s, paired) for s in studies]
+            where = f"{seeds} seeds, spread {spread:g}, correlation 0 / 0.6 / 0.9 / -0.3"
+            rows.append((what, where, covered, wanted if paired else "at least 0.93"))
+    return rows
+
+
+def measure_power(rng, trials, before=None):
+    """Rows on what the tests find. before: the module with the test that the report had before, or None."""
+    where = "5 seeds, spread 0.4, correlation 0.9"
     study = Study(5, 0.4, 0.9, problems=500, shift=0.3)
-    for name, paired in (("paired", True), ("as before, not paired", False)):
-        found = find_power(rng, trials, study, paired)
-        rows.append((f"power, 5 points, {name}", "5 seeds, correlation 0.9", found, "paired at least twice"))
+    found = average(find_power, rng, trials, study, True)
+    rows = [("power, 5 points, paired", where, [found], "twice those below")]
+    found = average(find_power, rng, trials, study, False)
+    rows.append(("power, 5 points, the same not paired", where, [found], ""))
+    if before is not None:
+        found = average(find_power_before, rng, trials, study, before)
+        rows.append(("power, 5 points, by --before", where, [found], ""))
+    where = "5 seeds, spread 0.15, correlation 0.9, paired"
     null = Study(5, 0.15, 0.9, problems=500)
-    rows.append(("shown within 3 points, truth 0", "5 seeds, paired", find_equivalence(rng, trials, null, 0.03), ""))
+    found = average(find_equivalence, rng, trials, null, 0.03)
+    rows.append(("shown within 3 points, truth 0", where, [found], ""))
     edge = Study(5, 0.15, 0.9, problems=500, shift=0.155)
     gap = true_gap(edge)
-    found = find_equivalence(rng, trials, edge, gap)
-    rows.append(
-        (f"shown within {100 * gap:.1f} points, truth {100 * gap:.1f}", "5 seeds, paired", found, "at most 0.05")
-    )
-    rows += measure_edges(rng, trials)
-    studies = max(20, trials // 10)
-    told, explored = count_false_words(rng, studies)
-    where = f"4 sets x 5 temperatures x 9 methods, {studies} reports"
-    rows.append(("null reports: better or worse", where, told, "at most 0.05"))
-    rows.append(("null reports: higher or lower", where, explored, "at most 0.05"))
-    crashed = count_crashed_words(rng, studies)
-    rows.append(("better, though a fifth crashed", f"{studies} reports", crashed, "0"))
+    found = average(find_equivalence, rng, trials, edge, gap)
+    what = f"shown within {100 * gap:.1f} points, truth {100 * gap:.1f}"
+    rows.append((what, where, [found], "at most 0.05"))
     return rows
+
+
+def find_power_before(rng, trials, study, before):
+    """find_power by the functions of maths_statistics.py at eb8b22a."""
+    a, b = simulate(rng, trials, study)
+    return float((before.two_tailed(before.estimate((1, a), (-1, b))) < LEVEL).mean())
 
 
 def true_gap(study):
@@ -212,34 +244,68 @@ def true_gap(study):
 
 
 def measure_edges(rng, trials):
-    """The rows of the table near 0 and 100 %, and of runs that hardly differ."""
+    """Rows on shares near 0 and 100 %, and on runs that hardly differ."""
     rows = []
+    wanted = "at least 0.93"
     for share in (0.02, 0.98):
-        for samples in (1, 4, 16):
-            chances = 5 * share, 5 * (1 - share)
-            covered = cover_share(rng, trials, 100, samples, chances)
-            rows.append(("coverage, accuracy of a run", f"{share:.0%}, {samples} samples", covered, "at least 0.93"))
-    for level in (3.5, 5.5):
-        study = Study(3, 0.15, level=level)
-        where = f"3 seeds, {true_accuracy(study):.1%}"
-        rows.append(("coverage, accuracy", where, cover_accuracy(rng, trials, study), "at least 0.93"))
-    for expected in (1, 3, 6, 12):
-        covered = cover_discordant(rng, trials, expected)
-        rows.append(("coverage, two runs", f"{expected} discordant expected of 500", covered, "at least 0.93"))
+        chances = 5 * share, 5 * (1 - share)
+        covered = [average(cover_share, rng, trials, 100, k, chances) for k in (1, 4, 16)]
+        rows.append(("coverage, accuracy of a run", f"{share:.0%}, 1 / 4 / 16 samples", covered, wanted))
+    studies = [Study(3, 0.15, level=level) for level in (3.5, 5.5)]
+    covered = [average(cover_accuracy, rng, trials, s) for s in studies]
+    shares = " / ".join(f"{true_accuracy(study):.1%}" for study in studies)
+    rows.append(("coverage, accuracy", f"3 seeds, {shares}", covered, wanted))
+    covered = [average(cover_discordant, rng, trials, d) for d in (1, 3, 6, 12)]
+    rows.append(("coverage, two runs", "1 / 3 / 6 / 12 discordant expected of 500", covered, wanted))
     low, high = wilson_interval(1.0, 60)
-    rows.append(("width, 60 of 60 right", "", float(high - low), "more than 0"))
+    rows.append(("width, 60 of 60 right", "", [float(high - low)], "more than 0"))
     return rows
+
+
+def measure_reports(rng, reports):
+    """Rows on the words of whole reports; the primary family alone, being quicker, is asked ten times as often."""
+    told, explored = count_false_words(rng, reports)
+    where = f"4 sets x 5 temperatures x 9 methods, 5 seeds, correlation 0.9, {reports} reports"
+    rows = [
+        ("null reports: better or worse", where, [told], "at most 0.05"),
+        ("null reports: higher or lower", where, [explored], "at most 0.05"),
+    ]
+    many = 10 * reports
+    sizes = [
+        {"sets": 1, "temperatures": 1, "seeds": seeds, "correlation": correlation}
+        for seeds, correlation in ((3, 0.0), (5, 0.0), (5, 0.9))
+    ]
+    told = [count_false_words(rng, many, **size)[0] for size in sizes]
+    where = f"primary family of 9 methods, 3 seeds, correlation 0 / 5, 0 / 5, 0.9, {many} reports each"
+    rows.append(("null reports: better or worse", where, told, "at most 0.05"))
+    rows.append(("better, though a fifth crashed", f"{many} reports", [count_crashed_words(rng, many)], "0"))
+    left_out = count_crashed_words(rng, many, counted=False)
+    rows.append(("better, the crashed fifth left out", f"{many} reports", [left_out], ""))
+    return rows
+
+
+def load_module(path):
+    """The Python file as a module."""
+    spec = importlib.util.spec_from_file_location("before", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=2000, help="studies a row; a tenth of it reports (default: 2000)")
+    parser.add_argument("--trials", type=int, default=4000, help="studies for each figure (default: 4000)")
+    parser.add_argument("--reports", type=int, default=400, help="whole reports (default: 400)")
+    parser.add_argument("--before", type=Path, help="maths_statistics.py of eb8b22a (default: none)")
     parser.add_argument("--output", type=Path, help="JSON file (default: none)")
     args = parser.parse_args()
-    rows = measure(args.trials)
+    rng = np.random.default_rng(0)
+    before = load_module(args.before) if args.before else None
+    rows = measure_coverage(rng, args.trials) + measure_power(rng, args.trials, before)
+    rows += measure_edges(rng, args.trials) + measure_reports(rng, args.reports)
     print("| what | where | measured | should be |\n|---|---|---|---|")
-    for what, where, figure, wanted in rows:
-        print(f"| {what} | {where} | {figure:.3f} | {wanted} |")
+    for what, where, figures, wanted in rows:
+        print(f"| {what} | {where} | {' / '.join(f'{figure:.3f}' for figure in figures)} | {wanted} |")
     if args.output:
         named = [dict(zip(("what", "where", "measured", "should_be"), row, strict=True)) for row in rows]
         args.output.write_text(json.dumps({"trials": args.trials, "rows": named}, indent=1) + "\n")
