@@ -122,7 +122,7 @@ def find_families(runs):
 def find_gaps(methods, rows, question):
     """Notes on what is compared with nothing, with too few seeds, or with a baseline that differs in more."""
     notes = []
-    if any(row["over"] == "problems" for row in rows):
+    if any(row["over"] == "problems" and row["owner"].first.record for row in rows):
         notes.append(f"fewer than {MIN_SEEDS} seeds somewhere: there the report speaks of runs, not of methods")
     compared = {(row["model"], row["setting"]) for row in rows if "baseline" in row}
     for model, setting in sorted({(m.model, show_setting(m.setting)) for m in methods} - compared):
@@ -223,7 +223,10 @@ def print_two(first, other):
 
 
 def write_report(report, output, cache_dir):
-    """Everything under --output: files, figures, the page. Nothing is there before all of it is made."""
+    """Write everything under --output: files, figures, the page; returns what the page's reader should know.
+
+    Nothing is there before all of it is made.
+    """
     from reporting.figures import DRAWN, draw_figures  # these import pandas
     from reporting.tables import make_tables, write_files
 
@@ -240,7 +243,7 @@ def write_report(report, output, cache_dir):
                 (output / f"{name}.{kind}").unlink(missing_ok=True)  # of an earlier report
         for path in made.iterdir():
             path.replace(output / path.name)
-    print("", *notes, f"page, figures and files in {output}", sep="\n")
+    return notes
 
 
 def parse_args():
@@ -285,9 +288,10 @@ def main():
     if args.output and not report.rows:
         print(*report.notes, sep="\n")
         raise BadInput(f"no run of {args.runs[0]} is evaluated, so there is no report to write: evaluate them first")
-    print_report(report)
+    notes = write_report(report, args.output, args.cache_dir) if args.output else []
+    print_report(report)  # last, since its reader may go away, as `| head` does
     if args.output:
-        write_report(report, args.output, args.cache_dir)
+        print("", *notes, f"page, figures and files in {args.output}", sep="\n")
     return 0
 
 

@@ -62,7 +62,8 @@ def summarise(metrics, families=None):
 def summarise_dataset(samples, problems):
     """Everything said about one data set at one temperature: overall, by category and by difficulty.
 
-    samples: {problem id: its Samples}. problems: {problem id: row of the data set}.
+    samples: {problem id: its Samples}. problems: {problem id: row of the data set}. A category's summary says which
+    problems are in it, so that a report can pair them.
     """
     metrics = {i: prompt_metrics(found, problems[i]["kind"]) for i, found in samples.items()}
     families = find_families(problems, samples)
@@ -76,9 +77,12 @@ def summarise_dataset(samples, problems):
     if left_out := sum(found[0].left_out for found in samples.values()):
         summary["left_out"] = left_out
     for field in ("category", "difficulty"):
-        groups = sorted({problems[i][field] for i in metrics} - {""})
-        parts = {g: summarise_part([i for i in metrics if problems[i][field] == g]) for g in groups}
-        summary |= {f"by_{field}": parts} if parts else {}
+        parts = {}
+        for group in sorted({problems[i][field] for i in metrics} - {""}):
+            ids = [i for i in metrics if problems[i][field] == group]
+            parts[group] = {"ids": ids, **summarise_part(ids)}
+        if parts:
+            summary[f"by_{field}"] = parts
     return summary
 
 
@@ -102,7 +106,7 @@ def print_table(datasets, samples_per_prompt):
             accuracy, passed, majority, form, cut = (100 * figures[key]["value"] for key in shares)
             low = figures["accuracy"]["low"]
             high = figures["accuracy"]["high"]
-            interval = "(one prompt)" if low is None else f"({100 * low:.1f} to {100 * high:.1f})"
+            interval = f"({100 * low:.1f} to {100 * high:.1f})"
             print(
                 f"{name:10} {temperature:>4} {figures['prompts']:7d} {accuracy:8.1f} {interval:>15} {passed:8.1f} "
                 f"{majority:8.1f} {form:11.1f} {cut:7.1f} {figures['mean_tokens']['value']:6.1f}"

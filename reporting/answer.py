@@ -90,7 +90,7 @@ def answer_runs(rows, where, several):
         gap = percent(row["difference_low"], row["difference_high"], row["difference"], "+")
         said.append(f"{name(row, several)} is {gap} points from {row['baseline']}")
     return (
-        f"On {where} {list_words(said)}, over problems: with fewer than {MIN_SEEDS} seeds this speaks of these runs, "
+        f"On {where}, {list_words(said)}, over problems: with fewer than {MIN_SEEDS} seeds this speaks of these runs, "
         "not of the methods."
     )
 
@@ -101,6 +101,8 @@ def answer_margin(rows, question, several):
         return []
     words = f"within {100 * question.margin:g} points"
     close = [name(row, several) for row in rows if words in row["verdict"] and row["compared"] == "methods"]
+    if not close and len(rows) == 1:
+        return [f"{name(rows[0], several)} was not shown to lie {words} of {rows[0]['baseline']}."]
     if not close:
         return [f"None was shown to lie {words} of its baseline."]
     verb = "is" if len(close) == 1 else "are"

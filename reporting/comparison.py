@@ -200,6 +200,19 @@ def hold_against(row, tests, question):
     return {**figures, "compared": over, "seeds_paired": paired, "per_seed_difference": gaps}
 
 
+def describe_part(row, ids, question):
+    """Accuracy of a result, and its difference from the baseline, over some of its problems; paired as the whole is."""
+    key = row["data_set"], row["temperature"]
+    families = question.families.get(key[0])
+    a = accuracy_of(row["owner"].scored(key), key, families, ids)
+    low, high = share_interval(a)
+    figures = {"seeds": len(a), "problems": len(ids), "accuracy": float(a.mean()), "low": low, "high": high}
+    if "theirs" in row:
+        compared = compare(a, accuracy_of(row["theirs"], key, families, ids), paired=row["seeds_paired"])
+        figures |= {name: compared[name] for name in ("difference", "difference_low", "difference_high")}
+    return figures
+
+
 def correct(family, question):
     """Holm's correction over a family of rows, and what may then be said of each. A test without p counts too."""
     for name in ("p", "p_within"):
@@ -228,9 +241,11 @@ def judge(row, question):
         words.append(higher)
     if within:
         words.append(f"within {100 * question.margin:g} points of {row['baseline']}")
-    who = "" if row["compared"] == "methods" else "these runs: "
-    family = "exploratory: " if row["family"] == "exploratory" else ""
-    return family + who + (", ".join(words) or "no difference shown")
+    scope = ["exploratory"] if row["family"] == "exploratory" else []
+    if row["compared"] == "runs":
+        scope.append("these runs")
+    said = ", ".join(words) or "no difference shown"
+    return f"{', '.join(scope)}: {said}" if scope else said
 
 
 def scaled_controls(methods, runs, question):

@@ -172,7 +172,8 @@ def pick_primary(results, question):
 
 def draw_differences(rows, styles):
     """The primary family: difference in accuracy from the baseline. Bars: 95 % intervals, not adjusted, over seeds and
-    problems (thin: over problems alone, for these runs only); dots: seeds, where they are paired; grey: the margin."""
+    problems; thin: over problems alone, for these runs only; dotted: of the runs that have a score, where some have
+    none and there is no verdict. Dots: seeds, where they are paired. Grey: the margin, where one was given."""
     if "difference" not in rows:
         return None
     rows = rows[rows["family"] == "primary"]
@@ -181,7 +182,8 @@ def draw_differences(rows, styles):
         for y, (_, row) in enumerate(part[::-1].iterrows()):
             colour = styles[row["method"]]["color"]
             ends = [100 * row["difference_low"], 100 * row["difference_high"]]
-            axes.plot(ends, [y, y], color=colour, linewidth=3 if row["compared"] == "methods" else 1)
+            line = {"linewidth": 3 if row["compared"] == "methods" else 1, "linestyle": ":" if row["lost"] else "-"}
+            axes.plot(ends, [y, y], color=colour, **line)
             axes.plot(100 * row["difference"], y, "D", color=colour, markersize=5, markeredgecolor="white")
             dots = row["per_seed_difference"] if isinstance(row["per_seed_difference"], list) else []
             axes.plot(100 * np.array(dots), np.full(len(dots), y - 0.25), ".", color=colour, alpha=0.7)
@@ -227,7 +229,8 @@ def set_ticks(axes, values):
 def draw_temperature(tables, styles):
     """Accuracy against sampling temperature. Dots: seeds. Bars: 95 % intervals over seeds and problems, or, with fewer
     than three seeds, over problems alone."""
-    panels = make_panels(in_every_setting(tables["results"]))
+    rows = in_every_setting(tables["results"])
+    panels = make_panels(rows, width=max(3.6, 0.55 * rows["method"].nunique()))
     for axes, part in panels:
         spread = 0.012 * (1 + part["temperature"].max())
         lines = part.groupby("method")
@@ -294,12 +297,14 @@ def draw_budget(tables, styles):
     if not len(rows) or "reward" not in set(rows["metric"]):
         return None
     rows = rows[rows["metric"] == "reward"]
-    costs = {"tokens": "tokens generated", "hours": "hours of updates"}
+    rows = rows.assign(tokens=rows["tokens"] / 1e6)
+    costs = {"tokens": "tokens generated, millions", "hours": "hours of updates"}
     shown = [rows.dropna(subset=name).assign(cost=name, title=f"against {title}") for name, title in costs.items()]
     panels = make_panels(pd.concat(shown), ("model", "setting", "title"), 2)
     for axes, part in panels:
         draw_lines(axes, part, part["cost"].iloc[0], styles)
         axes.set_xlabel(costs[part["cost"].iloc[0]])
+        axes.locator_params(axis="x", nbins=6)
     return finish(panels, "", "reward", draw_budget.__doc__)
 
 
@@ -376,18 +381,15 @@ def draw_heat(axes, values, texts, limits, colours):
 
 def draw_groups(tables, styles):
     """Accuracy in % by category and difficulty, and its difference from the baseline in points (blue is better), each ±
-    half a 95 % interval over problems and, from three seeds on, seeds; in the difference problems are not paired, which
-    makes it too wide rather than too narrow. Exploratory; lowest temperature."""
+    half of its 95 % interval, which is over problems and, from three seeds on, seeds, and not adjusted; problems are
+    paired, and seeds as in the table. Exploratory; lowest temperature."""
     if not len(tables["groups"]):
         return None
     rows = in_every_setting(at_lowest(tables["groups"]))
     rows = rows.assign(where=rows["data_set"] + " by " + rows["by"])
-    shown = []
-    for name, title in (("accuracy", "accuracy, %"), ("difference", "difference, points")):
-        shown.append(rows.assign(what=title, value=rows[name], half=rows[f"{name} ±"]))
     place = ["model", "setting", "where", "what"]
-    shown = pd.concat(shown).sort_values(place)
-    shown = shown.dropna(subset="value")
+    shown = pd.concat([take_figure(rows, "accuracy", "%"), take_figure(rows, "difference", "points", "difference_")])
+    shown = shown.sort_values(place)
     panels = make_panels(shown, place, 2, 1.4 + 0.26 * shown["method"].nunique(), 4.6)
     for axes, part in panels:
         values, halves = (100 * pivot_groups(part, name) for name in ("value", "half"))
@@ -399,6 +401,13 @@ def draw_groups(tables, styles):
         else:
             draw_heat(axes, values, texts, (0, 100), "cividis")
     return finish(panels, "", "", draw_groups.__doc__)
+
+
+def take_figure(rows, name, unit, prefix=""):
+    """The rows that have a figure, with what it is called, its value and half its interval as columns."""
+    rows = rows.dropna(subset=name) if name in rows else rows[:0].assign(**{name: math.nan})
+    half = (rows[f"{prefix}high"] - rows[f"{prefix}low"]) / 2 if len(rows) else math.nan
+    return rows.assign(what=f"{name}, {unit}", value=rows[name], half=half)
 
 
 def pivot_groups(part, name):

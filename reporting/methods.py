@@ -281,12 +281,14 @@ def other_differences(method, baseline):
     return unexpected_differences(a, b) if a and b else []
 
 
-def accuracy_of(runs, key, families=None):
+def accuracy_of(runs, key, families=None, ids=None):
     """Accuracies [runs, problems] of the runs that have a score at a (data set, temperature), by seed.
 
     families: {problem id: its family}, where problems come in families; then [runs, families], see sum_families.
+    ids: of the problems that are asked for; None for all.
     """
     runs = sorted((run for run in runs if key in run.scores), key=lambda run: run.seed or 0)
-    ids = sorted(runs[0].scores[key]) if runs else []
+    if ids is None:
+        ids = sorted(runs[0].scores[key]) if runs else []
     values = np.array([[run.scores[key][i] for i in ids] for run in runs])
     return sum_families(values, [families[i] for i in ids]) if families else values

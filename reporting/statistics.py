@@ -47,13 +47,13 @@ def estimate_difference(a, b, paired=False):
     """
     problems = a.shape[-1]
     gaps = a.mean(-2) - b.mean(-2)
-    squares = gaps.var(-1) * problems + spare_answers(a, b)
+    squares = gaps.var(-1) * problems + spare_answers(a, b, paired)
     with np.errstate(divide="ignore", invalid="ignore"):
         of_problems = squares / (problems * (problems - 1.0))
     return _cross(gaps.mean(-1), of_problems, [a - b] if paired else [a, b])
 
 
-def spare_answers(a, b):
+def spare_answers(a, b, paired=False):
     """How many discordant pseudo-answers are added to a difference's squares over problems.
 
     z² for runs, after Agresti and Min 2005 (https://doi.org/10.1002/sim.1781), who add one: with none discordant among
@@ -62,7 +62,10 @@ def spare_answers(a, b):
     """
     if min(a.shape[-2], b.shape[-2]) < MIN_SEEDS:
         return Z**2
-    discordant = (a**2).mean(-2) + (b**2).mean(-2) - 2 * a.mean(-2) * b.mean(-2)  # [..., problems]
+    if paired:
+        discordant = ((a - b) ** 2).mean(-2)  # [..., problems], of runs with the same seed
+    else:
+        discordant = (a**2).mean(-2) + (b**2).mean(-2) - 2 * a.mean(-2) * b.mean(-2)  # of every run with every other
     return np.maximum(0.0, Z**2 - discordant.sum(-1))
 
 

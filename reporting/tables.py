@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from common.files import write_text
-from reporting.comparison import mean_metrics, percent, pool_figures, show_p
+from reporting.comparison import describe_part, mean_metrics, percent, show_p
 from reporting.methods import accuracy_of, find_setting, label_runs, show_setting
 from reporting.runs import CURVES
 
@@ -49,7 +49,6 @@ def describe_run(run, label, chosen):
     log = pd.DataFrame(run.log, columns=names, dtype=float).set_axis(RATIOS, axis=1)
     furthest = (log[["ratio_min", "ratio_max"]] - 1).abs().max().max()
     setting = find_setting(run)
-    device = run.record.basis.device if run.record else None
     row = {
         "run": str(run.path),
         "model": run.model,
@@ -69,7 +68,7 @@ def describe_run(run, label, chosen):
     row |= log.mean().to_dict()
     row |= {"ratio_min": log["ratio_min"].min(), "ratio_max": log["ratio_max"].max()}
     row["hours"] = run.record.outcome.wall_seconds / 3600 if run.record else None
-    row["device"] = f"{device.kind}, {device.name}, {device.number_type}" if device else None
+    row["device"] = str(run.record.basis.device) if run.record else None
     row["sampler"] = run.record.outcome.sampler if run.record else None
     return row
 
@@ -141,26 +140,25 @@ def make_ends_table(report):
 
 
 def make_groups_table(report):
-    """Accuracy by category and difficulty of each method, and its difference from the baseline, with 95 % halves."""
+    """Accuracy by category and difficulty of each method, and its difference from the baseline, with 95 % intervals."""
     rows = []
-    found = {}
     for result in report.rows:
-        key = result["data_set"], result["temperature"]
-        place = {name: result[name] for name in ("model", "setting", "data_set", "temperature")}
-        summaries = [run.summary[key[0]][f"{key[1]:g}"] for run in result["owner"].runs if key in run.accuracy]
-        for part in ("category", "difficulty"):
-            for group in summaries[0].get(f"by_{part}", {}) if summaries else ():
-                groups = [summary[f"by_{part}"][group] for summary in summaries]
-                mean, half = pool_figures([figures["accuracy"] for figures in groups])
-                found[*place.values(), result["method"], part, group] = mean, half
-                row = {**place, "method": result["method"], "by": part, "group": group, "seeds": len(groups)}
-                row |= {"problems": groups[0]["prompts"], "accuracy": mean, "accuracy ±": half}
-                rows.append((row, (*place.values(), result.get("baseline"), part, group)))
-    for row, theirs in rows:
-        mean, half = found.get(theirs, (math.nan, None))
-        row["difference"] = row["accuracy"] - mean
-        row["difference ±"] = math.hypot(half, row["accuracy ±"]) if half and row["accuracy ±"] else None
-    return [row for row, _ in rows]
+        place = {name: result[name] for name in ("model", "setting", "data_set", "temperature", "method")}
+        for part, group, ids in list_groups(result):
+            place |= {"by": part, "group": group}
+            rows.append(place | describe_part(result, ids, report.question))
+    return rows
+
+
+def list_groups(result):
+    """[("category" or "difficulty", its name, ids of its problems)] as a summary of the result's runs has them."""
+    key = result["data_set"], result["temperature"]
+    summaries = [run.summary[key[0]][f"{key[1]:g}"] for run in result["owner"].runs if key in run.accuracy]
+    groups = []
+    for part in ("category", "difficulty"):
+        found = summaries[0].get(f"by_{part}", {}) if summaries else {}
+        groups += [(part, group, figures["ids"]) for group, figures in found.items() if "ids" in figures]
+    return groups
 
 
 # ---- files

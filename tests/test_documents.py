@@ -77,6 +77,28 @@ def test_the_shared_values_are_those_that_are_used():
         assert said in text, said
 
 
+# ---- the study
+
+
+def test_the_study_is_told_as_its_runs_have_it():
+    printed = subprocess.run([sys.executable, "study/restate.py"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert printed.stdout == (ROOT / "study/results.md").read_text()
+
+
+@pytest.mark.parametrize("path", ["README.md", "study/README.md"])
+def test_every_interval_about_the_study_is_in_its_table(path):
+    text = (ROOT / path).read_text()
+    if path == "README.md":
+        text = re.search(r"^- `make study` asks.*?(?=^- )", text, re.M | re.S).group()
+    text = " ".join(text.replace("−", "-").split())
+    intervals = re.findall(r"([+-]?[\d.]+)(?: points)?(?: %)? (\([+-]?[\d.]+ to [+-]?[\d.]+)", text)
+    table = (ROOT / "study/results.md").read_text()
+    assert intervals and all(f"{value} {ends}" in table for value, ends in intervals)
+    differences = re.findall(r"(?<!\w)[+-]\d+\.\d", text)
+    assert all(value in table for value in differences)
+    assert len(differences) == 3 * len([ends for _, ends in intervals if ends[1] in "+-"])  # none without an interval
+
+
 # ---- the commands
 
 

@@ -50,9 +50,26 @@ function twoLines(first, second) {
   return box;
 }
 
-function methodCell(r) {
-  const box = twoLines(r.method, [r.model, r.setting].filter(known).join(", "));
-  if (known(r.baseline)) box.append(make("div", `against ${r.baseline}`, { class: "small" }));
+// What all rows of a table have in common is said once, above it.
+function sharedPlace(rows) {
+  const place = {};
+  for (const key of ["model", "setting", "baseline"]) {
+    const values = new Set(rows.map((r) => r[key]).filter(known));
+    if (values.size === 1) [place[key]] = values;
+  }
+  return place;
+}
+
+function sharedWords(rows) {
+  const { model, setting, baseline } = sharedPlace(rows);
+  return [model, setting, known(baseline) ? `compared with ${baseline}` : ""].filter(known).join("; ");
+}
+
+function methodCell(r, place) {
+  const box = make("div", r.method);
+  const where = ["model", "setting"].filter((key) => !known(place[key])).map((key) => r[key]).filter(known).join(", ");
+  if (where) box.append(make("div", where, { class: "small" }));
+  if (known(r.baseline) && !known(place.baseline)) box.append(make("div", `against ${r.baseline}`, { class: "small" }));
   return box;
 }
 
@@ -72,14 +89,17 @@ function differenceCell(r) {
 
 function verdictCell(r) {
   if (!known(r.verdict)) return "";
-  const box = twoLines(r.verdict, known(r.p_holm) ? `p ${chance(r.p_holm)}` : "");
+  const ps = known(r.p_holm) ? [`p ${chance(r.p_holm)}`] : [];
+  if (known(r.p_within_holm)) ps.push(`margin: p ${chance(r.p_within_holm)}`);
+  const box = twoLines(r.verdict, ps.join(", "));
   if (/^(better|worse)/.test(r.verdict)) box.classList.add("strong");
   return box;
 }
 
+const showRate = (x) => (known(x) ? (x < 0.001 ? x.toExponential() : String(x)) : "");
 function rateCell(r) {
   if (!known(r.learning_rate)) return "";
-  const box = twoLines(String(r.learning_rate), r.edge ? `${r.edge} of ${r.rates_tried}` : `of ${r.rates_tried}`);
+  const box = twoLines(showRate(r.learning_rate), r.edge ? `${r.edge} of ${r.rates_tried}` : `of ${r.rates_tried}`);
   if (r.edge) box.lastChild.className = "flag";
   return box;
 }
@@ -90,13 +110,18 @@ const about = (r, kind) => {
   const k = Math.max(...passes(r, kind).filter((n) => known(r[kind + n])));
   return k > 0 && known(r[`${kind}${k} ±`]) ? ` ± ${percent(r[`${kind}${k} ±`])}` : "";
 };
-const accuracyCell = (r) => twoLines(percent(r.accuracy), `${ends(r.low, r.high)}${r.over === "problems" ? " *" : ""}`);
+function accuracyCell(r) {
+  const box = twoLines(percent(r.accuracy), `${ends(r.low, r.high)}${r.over === "problems" ? " *" : ""}`);
+  if (r.seeds < r.started) box.append(make("div", `of ${r.seeds} of ${r.started} runs`, { class: "flag" }));
+  return box;
+}
 
 const title = (axis) => `seeds, ${Math.round(100 * axis.low)} to ${Math.round(100 * axis.high)} %`;
 function mainColumns(rows) { // title, value to sort by, what is shown, class
   const axis = rows.length ? sharedAxis(rows) : { low: 0, high: 1 };
+  const place = sharedPlace(rows);
   return [
-    ["method", (r) => r.method, methodCell, "method"],
+    ["method", (r) => r.method, (r) => methodCell(r, place), "method"],
     ["accuracy, %", (r) => r.accuracy, accuracyCell, ""],
     ["difference", (r) => r.difference, differenceCell, ""],
     ["verdict", (r) => r.verdict, verdictCell, "words"],
@@ -116,8 +141,8 @@ const allColumns = (rows) => [
   ["tokens", (r) => r.mean_tokens, (r) => number(r.mean_tokens), "number"],
   ["cut off, %", (r) => r.cut_off, (r) => percent(r.cut_off), "number"],
 ];
-const FAILURES = [
-  ["method", (r) => r.method, methodCell, "method"],
+const failureColumns = (rows) => [
+  ["method", (r) => r.method, (r) => methodCell(r, sharedPlace(rows)), "method"],
   ["started", (r) => r.started, null, "number"], ["finished", (r) => r.finished, null, "number"],
   ["failed", (r) => r.failed, null, "number"],
   ["share, %", (r) => r.share, (r) => twoLines(percent(r.share), ends(r.low, r.high)), ""],
@@ -129,7 +154,7 @@ const inert = (r) => (r.inert ? make("span", "inert: ratio always 1", { class: "
 const plain = (title, key) => [title, (r) => r[key], (r) => (typeof r[key] === "number" ? number(r[key]) : r[key]), typeof key];
 const RUNS = [
   ["run", (r) => r.run, null, "path"], ["state", (r) => r.state, null, "words"], ["method", (r) => r.method, null, "words"],
-  plain("seed", "seed"), ["rate", (r) => r.learning_rate, (r) => (known(r.learning_rate) ? String(r.learning_rate) : ""), "number"],
+  plain("seed", "seed"), ["rate", (r) => r.learning_rate, (r) => showRate(r.learning_rate), "number"],
   ["judged", (r) => String(r.chosen), (r) => (r.chosen ? "yes" : r.tuning ? "tuning" : ""), ""], plain("validation", "validation"),
   ["data set", (r) => r.data_set, null, ""], plain("T", "temperature"),
   ["accuracy, %", (r) => r.accuracy, (r) => percent(r.accuracy), "number"], ["inert", (r) => String(r.inert), inert, ""],
@@ -183,7 +208,8 @@ function choices(select, values, all) {
   select.replaceChildren(...(all ? [new Option(all, "")] : []), ...options);
 }
 
-function setUpTable(id, rows, columns) {
+function setUpTable(id, rows, columns, note = "") {
+  columns = columns.filter(([, value]) => rows.some((r) => known(value(r)))); // none that says nothing
   const table = byId(id), box = document.querySelector(`[data-for="${id}"]`), selects = {};
   const refresh = () => {
     const kept = rows.filter((r) => Object.entries(selects).every(([k, s]) => !s.value || String(r[k] ?? "") === s.value));
@@ -199,6 +225,7 @@ function setUpTable(id, rows, columns) {
     label.append(selects[key]);
     box.append(label);
   }
+  if (note) table.parentElement.before(make("p", note, { class: "small" }));
   refresh();
 }
 
@@ -413,10 +440,10 @@ async function setUpBrowser() {
 }
 
 const primary = data.results.filter((r) => r.primary);
-setUpTable("results-table", primary, mainColumns(primary));
-setUpTable("all-table", data.results, allColumns(data.results));
-if (data.controls.length) setUpTable("controls-table", data.controls, allColumns(data.controls));
-setUpTable("failures-table", data.failures, FAILURES);
+setUpTable("results-table", primary, mainColumns(primary), sharedWords(primary));
+setUpTable("all-table", data.results, allColumns(data.results), sharedWords(data.results));
+if (data.controls.length) setUpTable("controls-table", data.controls, allColumns(data.controls), sharedWords(data.controls));
+setUpTable("failures-table", data.failures, failureColumns(data.failures), sharedWords(data.failures));
 setUpTable("runs-table", data.runs, RUNS);
 setUpBrowser().then(
   () => { document.documentElement.dataset.ready = Math.round(performance.now()); },
