@@ -35,7 +35,7 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,6 +57,7 @@ from common.files import (
     write_json,
     write_text,
 )
+from common.models import find_model
 from common.record import read_record
 from common.runs import EXIT_SAVED, LOG_FILE, is_live, read_log
 from common.values import kinds_of_parser, read_values, to_text, to_words
@@ -284,7 +285,17 @@ def make_needs(cell, plan, evaluation, cache_dir):
         data=[(trained_on, "train"), *((name, find_dataset(name)[1].eval_split) for name in names)],
         checkpoints=checkpoints_kept(plan.config, rows),
         adapter=plan.model_config.use_peft,
+        find_peaks=partial(find_peaks, plan, cache_dir),
     )
+
+
+def find_peaks(plan, cache_dir):
+    """What a Plan's training needs of a card, see training.memory.least_peaks; None where several share a model."""
+    from training.memory import least_peaks
+
+    if maths_finetuning.find_sharding(plan.config):
+        return None
+    return least_peaks(plan.config, plan.model_config, find_model(plan.command.args.model, cache_dir))
 
 
 # ---- where a cell stands

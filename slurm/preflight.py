@@ -10,6 +10,7 @@ line that names the thing and the way out, and changes nothing; nothing is queue
 import re
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,7 @@ class Needs:
     data: list  # of (data set, split): what it is trained and evaluated on
     checkpoints: int  # that are kept
     adapter: bool  # LoRA: its files are small
+    find_peaks: Callable = lambda: None  # (bytes of a card, bytes with LoRA), see training.memory.least_peaks
 
 
 def check_data(needs):
@@ -68,6 +70,42 @@ def check_room(needs, places, at_once):
     return need, free
 
 
+# ---- the card
+
+# The most memory, in GB, that a card of this name is sold with. A gres may say more: a100swarm, nvidia_a100_80gb_pcie.
+CARDS = {"l4": 24, "v100": 32, "l40s": 48, "l40": 48, "a100": 80, "h100": 94, "h200": 141}
+
+
+def find_card(gres):
+    """The name in CARDS of the card that a gres asks for, None where it names none of them, as "gpu:1"."""
+    names = "|".join(sorted(CARDS, key=len, reverse=True))
+    found = re.search(rf"(?<![a-z0-9])({names})(?![0-9])", gres.lower())
+    return found and found[1]
+
+
+def check_cards(needs, gres):
+    """Raise BadInput for the first cell whose training cannot fit on a card of `gres`, with what would fit.
+
+    SLURM does not say how much memory a card has: that follows from its name, and a name that is not in CARDS is not
+    checked. What fits barely is left to the training, which halves its rows where memory runs out.
+    """
+    card = find_card(gres)
+    for cell in needs if card else ():
+        peaks = cell.find_peaks()
+        if peaks is None or peaks[0] <= CARDS[card] * 2**30:
+            continue
+        peak, with_adapter = peaks
+        larger = [name for name, size in CARDS.items() if peak <= size * 2**30]
+        ways = [f"a card of {' or '.join(larger)} (--partition, --gres)"] if larger else []
+        if with_adapter <= CARDS[card] * 2**30:
+            ways.append(f"use_peft: true under train, which needs {with_adapter / 1e9:.0f}")
+        ways = ways or ["a smaller model"]
+        raise BadInput(
+            f"{cell.model} needs at least {peak / 1e9:.0f} GB of a card in training, and {card} ({gres}) has at most "
+            f"{CARDS[card]}: choose {', or '.join(ways)}"
+        )
+
+
 # ---- the cluster
 
 
@@ -80,8 +118,9 @@ def check_cluster(site, env, lines):
 
 
 def check_machine(needs, site, env, logs):
-    """Raise BadInput for what the cells lack there: models, data, room. Says what they will take."""
+    """Raise BadInput for what the cells lack there: models, data, memory, room. Says what they will take."""
     check_data(needs)
+    check_cards(needs, site["gres"])
     places = {Path(env["GRID_SCRATCH"]), logs, *(cell.run_dir.parent for cell in needs)}
     need, free = check_room(needs, places, int(site["throttle"]))
     print(f"checked: {len(needs)} cells need about {size_text(need)} of {size_text(free)} free")

@@ -4,11 +4,11 @@ For the experiments of Probability Smoothing Policy Optimisation (arXiv 2509.212
 sequences of a step into 16 micro-batches of 4, which fits their cards; a card with more memory is faster with fewer and
 larger ones. The split is how a step is computed, not which step: the same sequences, the same loss up to rounding.
 
-    python -m training.memory     # the split and the peak for the paper's models on cards of 24 to 141 GB
+    python -m training.memory     # the parts, the split and the peak for the paper's models, cards of 24 to 141 GB
 """
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -76,17 +76,33 @@ def activation_bytes(work, rows):
     return shape.layers * of_layer
 
 
-def peak_bytes(work, rows, accumulation):
-    """The peak of a training step: fp32 weights with AdamW's moments, half precision copies, gradients, activations.
-
-    With one micro-batch there are no gradients yet when the activations are all there.
-    """
+def list_parts(work, rows):
+    """{part: bytes} of a training step with fp32 weights under half precision autocast and AdamW."""
     trained = work.parameters * work.trained_share
-    standing = 4 * work.parameters + 2 * work.parameters + 8 * trained
-    head = HEAD_TILE + 4 * work.shape.vocabulary * work.shape.hidden
-    forward = activation_bytes(work, rows) + head
-    gradients = 4 * trained
+    return {
+        "weights": 4 * work.parameters,
+        "copies": 2 * work.parameters,  # in half precision, as autocast makes them
+        "moments": 8 * trained,
+        "gradients": 4 * trained,
+        "head": HEAD_TILE + 4 * work.shape.vocabulary * work.shape.hidden,  # logits of a tile, and its weight in fp32
+        "activations": activation_bytes(work, rows),
+    }
+
+
+def peak_bytes(work, rows, accumulation):
+    """The peak of a training step; with one micro-batch there are no gradients yet when all activations are there."""
+    part = list_parts(work, rows)
+    standing = part["weights"] + part["copies"] + part["moments"]
+    forward = part["activations"] + part["head"]
+    gradients = part["gradients"]
     return int(standing + (gradients + forward if accumulation > 1 else max(gradients, forward)))
+
+
+def cache_bytes(work, rows):
+    """The sampler's keys and values for so many completions, in half precision: before there are activations."""
+    shape = work.shape
+    width = shape.hidden // shape.heads * shape.kv_heads
+    return 2 * 2 * shape.layers * width * rows * (work.prompt + work.completion)
 
 
 def find_splits(sequences, published_accumulation, steps_per_generation):
@@ -145,14 +161,39 @@ def set_split(config, split):
             setattr(config, name, value)
 
 
-def describe_work(config, model_config, model_path, tokenizer, data):
-    """The Work of a run, None for a model whose configuration has no such shape."""
+def find_shape(model_path):
+    """The Shape of a model, None where its configuration has none."""
     model, _ = load_config(model_path)
     names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
     if not all(hasattr(model, name) for name in names):
         return None
     layers, hidden, inner, heads, vocabulary = (getattr(model, name) for name in names)
-    shape = Shape(layers, hidden, inner, heads, getattr(model, "num_key_value_heads", heads), vocabulary)
+    return Shape(layers, hidden, inner, heads, getattr(model, "num_key_value_heads", heads), vocabulary)
+
+
+def least_peaks(config, model_config, model_path):
+    """(bytes, bytes with an adapter alone trained) that a card must hold even with one sequence in a forward.
+
+    None where that is not known: weights that are not fp32, another optimiser than AdamW, a model without a Shape.
+    """
+    optimiser = str(getattr(config.optim, "value", config.optim))
+    is_usual = optimiser.startswith("adamw_torch") and str(model_config.dtype).removeprefix("torch.") == "float32"
+    quantised = model_config.load_in_4bit or model_config.load_in_8bit
+    shape = find_shape(model_path)
+    if shape is None or quantised or not is_usual:
+        return None
+    completion = getattr(config, "max_completion_length", 0)
+    parts = {"prompt": 0, "completion": completion, "group": 1, "is_checkpointed": True}
+    full = Work(shape, fp32_bytes(model_path) // 4, **parts)
+    adapter = replace(full, trained_share=0.0)
+    return peak_bytes(adapter if model_config.use_peft else full, 1, 2), peak_bytes(adapter, 1, 2)
+
+
+def describe_work(config, model_config, model_path, tokenizer, data):
+    """The Work of a run, None for a model whose configuration has no such shape."""
+    shape = find_shape(model_path)
+    if shape is None:
+        return None
 
     def count_tokens(column):
         longest = max(data[column], key=lambda messages: sum(len(message["content"]) for message in messages))
@@ -190,16 +231,24 @@ def main():
     prompt = 256
     completion = 128
     group = 4
-    print(f"{'':14}" + "".join(f"{size:>18} GB" for size in (24, 40, 80, 141)))
-    for name, shape in SHAPES.items():
-        work = Work(shape, count_parameters(shape), prompt, completion, group)
+    works = {name: Work(shape, count_parameters(shape), prompt, completion, group) for name, shape in SHAPES.items()}
+    titles = ("weights", "copies", "moments", "gradients", "head", "activations of 64 rows", "of 4", "cache of 64 rows")
+    print("| GB | " + " | ".join(titles) + " |")
+    print("|" + "---|" * (len(titles) + 1))
+    for name, work in works.items():
+        sizes = [*list_parts(work, 64).values(), activation_bytes(work, 4), cache_bytes(work, 64)]
+        print(f"| {name} | " + " | ".join(f"{size / 1e9:.1f}" for size in sizes) + " |")
+    cards = (24, 40, 80, 141)
+    print("\n| rows x micro-batches (peak) | " + " | ".join(f"{size} GB" for size in cards) + " |")
+    print("|" + "---|" * (len(cards) + 1))
+    for name, work in works.items():
         cells = []
-        for size in (24, 40, 80, 141):
+        for size in cards:
             rows, accumulation, _ = choose_split(find_splits(64, 16, 16), work, size * 1e9)
             peak = peak_bytes(work, rows, accumulation) / 1e9
-            fits = f"{rows} x {accumulation} ({peak:.0f} GB)" if peak <= SHARE * size else f"no ({peak:.0f} GB)"
-            cells.append(f"{fits:>21}")
-        print(f"{name:14}{''.join(cells)}")
+            fits = peak <= SHARE * size
+            cells.append(f"{rows} x {accumulation} ({peak:.0f} GB)" if fits else f"no ({peak:.0f} GB)")
+        print(f"| {name} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

@@ -492,6 +492,41 @@ def test_room_is_that_of_models_checkpoints_and_one_more_in_those_that_run(monke
         preflight.check_room(needs(), [], 2)
 
 
+@pytest.mark.parametrize(
+    ("gres", "card"),
+    [
+        ("gpu:l4:1", "l4"),
+        ("gpu:l40:2", "l40"),
+        ("gpu:a100swarm:1", "a100"),
+        ("gpu:nvidia_a100_80gb_pcie:4", "a100"),
+        ("gpu:h200", "h200"),
+        ("gpu:l4swarm:7", "l4"),
+        ("gpu:2", None),
+        ("gpu:tesla:1", None),
+        ("", None),
+    ],
+)
+def test_the_card_that_a_gres_names(gres, card):
+    assert preflight.find_card(gres) == card
+
+
+def test_a_model_that_cannot_fit_the_card_is_refused_with_what_would():
+    [cell] = needs(axes={**AXES, "method": ["pspo"], "seed": [0]})
+    preflight.check_cards([cell], "gpu:l4:1")  # the demo
+    cell.find_peaks = lambda: (59_000_000_000, 20_000_000_000)  # of 3B
+    preflight.check_cards([cell], "gpu:a100:1")
+    preflight.check_cards([cell], "gpu:1")  # no name, so nothing is known
+    with pytest.raises(BadInput, match=r"at least 59 GB .* l40 \(gpu:l40:1\) has at most 48.*a100 or h100 or h200"):
+        preflight.check_cards([cell], "gpu:l40:1")
+    with pytest.raises(BadInput, match="use_peft: true under train, which needs 20"):
+        preflight.check_cards([cell], "gpu:l4:1")
+    cell.find_peaks = lambda: (200_000_000_000, 60_000_000_000)
+    with pytest.raises(BadInput, match="choose a smaller model"):
+        preflight.check_cards([cell], "gpu:l4:1")
+    cell.find_peaks = lambda: None
+    preflight.check_cards([cell], "gpu:l4:1")
+
+
 def test_data_and_models_that_are_not_cached_are_named(tmp_path):
     def check(**parts):
         preflight.check_data(find_needs(read_grid(write_grid(**parts)), tmp_path))

@@ -12,7 +12,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import maths_finetuning
-from common.models import load_tokenizer
+from common.models import fp32_bytes, load_tokenizer
 from common.record import make_record, write_record
 from training import memory
 from training.memory import (
@@ -26,6 +26,7 @@ from training.memory import (
     count_parameters,
     find_splits,
     get_split,
+    least_peaks,
     peak_bytes,
 )
 from training.shared_prompts import install, pack
@@ -132,6 +133,35 @@ def test_an_adapter_and_checkpointing_need_less():
     checkpointed = Work(shape, count_parameters(shape), **lengths, is_checkpointed=True)
     assert peak_bytes(full, 4, 16) - peak_bytes(adapter, 4, 16) == 12 * full.parameters
     assert activation_bytes(checkpointed, 64) < 0.1 * activation_bytes(full, 64)
+
+
+def test_the_documents_table_is_what_the_command_prints(capsys):
+    memory.main()
+    printed = capsys.readouterr().out
+    assert printed.count("Qwen2.5") == 6
+    text = (ROOT / "training/README.md").read_text()
+    assert all(table in text for table in printed.split("\n\n"))
+
+
+def find_least(model_path, **changes):
+    """least_peaks of a usual run with some values changed."""
+    config = {"optim": "adamw_torch_fused", "max_completion_length": 128}
+    model_config = {"dtype": "float32", "use_peft": False, "load_in_4bit": False, "load_in_8bit": False}
+    of_model = {name: value for name, value in changes.items() if name in model_config}
+    others = {name: value for name, value in changes.items() if name not in model_config}
+    namespaces = (SimpleNamespace(**{**config, **others}), SimpleNamespace(**{**model_config, **of_model}))
+    return least_peaks(*namespaces, model_path)
+
+
+def test_the_least_a_card_must_hold_is_weights_copies_gradients_and_moments():
+    model = ROOT / "demo/model"
+    parameters = fp32_bytes(model) // 4
+    peak, with_adapter = find_least(model)
+    assert peak - with_adapter == 12 * parameters
+    assert 6 * parameters < with_adapter < 6 * parameters + 2 * memory.HEAD_TILE
+    assert find_least(model, use_peft=True) == (with_adapter, with_adapter)
+    for unusual in ({"optim": "adamw_bnb_8bit"}, {"dtype": "bfloat16"}, {"load_in_4bit": True}):
+        assert find_least(model, **unusual) is None
 
 
 # ---- of a process
