@@ -1,9 +1,9 @@
 """lm-evaluation-harness's verdicts beside ours on the same completions: where do they part, and why?
 
-For Probability Smoothing Policy Optimisation (arXiv 2509.21282). The completions are labelled outputs of real models
-(DIR/labelled/*.dev.jsonl, see benchmarks/grading.py). The verdicts are those of the harness's own code and files: the
-filters and the metric of its tasks gsm8k and asdiv_cot_llama, process_results of its task minerva_math. It needs an
-environment of its own, named by LM_EVAL_PYTHON:
+For Probability Smoothing Policy Optimisation (arXiv 2509.21282). The completions are labelled outputs of models, and
+cases that people wrote to test graders (DIR/labelled/*.dev.jsonl, see benchmarks/grading.py). The verdicts are those of
+the harness's own code and files: the filters and the metric of its tasks gsm8k and asdiv_cot_llama, process_results of
+its task minerva_math. It needs an environment of its own, named by LM_EVAL_PYTHON:
 
     python -m venv lm_eval_env && lm_eval_env/bin/pip install "lm_eval[math]==0.4.13"
     LM_EVAL_PYTHON=lm_eval_env/bin/python python benchmarks/agreement.py --data_dir DIR
@@ -27,6 +27,7 @@ from common.files import BadInput, make_parser, read_json_lines, run_script
 from grading import Grade, grade_batch
 
 FAMILIES = {"gsm8k": "number", "asdiv": "number", "math": "latex"}  # labelled data set: how it is judged
+WRITTEN = ("handmade_edge", "mathverify_tests")  # sources whose completions no model made
 INVALID = "[invalid]"  # what the harness's filter reads where its pattern is not found
 
 # Runs in LM_EVAL_PYTHON: reads rows of {"dataset", "completion", "gold"}, writes {judge: [answer, correct]} for each.
@@ -151,9 +152,19 @@ def find_reason(row):
     return "takes another number of the text than the one that is marked"
 
 
-def print_tables(rows, version):
+def count_completions(labelled):
+    """'8,069 completions, 7,810 of them different; ...' of labelled rows."""
+    different = {(row["source"], row["completion"], row["gold"]) for row in labelled}
+    written = sum(row["source"] in WRITTEN for row in labelled)
+    return (
+        f"{len(labelled):,} completions, {len(different):,} of them different; {written} were written to test graders, "
+        "the others by models"
+    )
+
+
+def print_tables(rows, heading):
     """Markdown: how often the verdicts part, who is right by the label, and why."""
-    print(f"lm_eval {version}; {len({(r.source, r.completion, r.gold) for r in rows})} different completions\n")
+    print(heading + "\n")
     print("| problems | judge | completions | same verdict | parted: ours is right | parted: theirs is right |")
     print("|---|---|---|---|---|---|")
     parted = [row for row in rows if row.ours.correct != row.theirs]
@@ -181,7 +192,7 @@ def main():
     version, verdicts = ask_harness(python, labelled)
     rows = judge(labelled, verdicts)
     if not args.list:
-        print_tables(rows, version)
+        print_tables(rows, f"lm_eval {version}; {count_completions(labelled)}")
         return 0
     for row in rows:
         if row.judge == args.list and row.ours.correct != row.theirs:
