@@ -87,7 +87,7 @@ EVALUATE = "--datasets demo --limit 10 --temperatures 0 --max_new_tokens 16".spl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in DRIVEN if not name.startswith("Gemma")])
+@pytest.mark.parametrize("name", DRIVEN)
 def test_a_family_trains_two_steps_and_is_evaluated_on_ten_problems(name, family_dir, call, tmp_path):
     trained = call("maths_finetuning", "--model", family_dir(name), *TRAIN, "--output_dir", tmp_path / "run")
     assert trained.code == 0, trained.text
