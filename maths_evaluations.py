@@ -28,7 +28,7 @@ from pathlib import Path
 
 from common import files
 from common.basis import as_stored, list_changes, make_basis
-from common.datasets import DATASETS, DEFAULT_DATASETS, find_dataset, load_examples, load_maths_dataset
+from common.datasets import DATASETS, DEFAULT_DATASETS, find_dataset, load_maths_dataset
 from common.files import (
     DEMO_DIR,
     BadInput,
@@ -39,11 +39,11 @@ from common.files import (
     make_seed,
     run_script,
 )
+from common.model_card import renew_model_card
 from common.models import choose_precision, find_model_dirs, get_eos_token_ids, load_config, load_tokenizer
 from common.progress import open_bar
-from common.prompts import PlainText, Template
 from common.record import read_record
-from common.values import add_switch, read_mapping, read_switch
+from common.values import add_switch
 from evaluation.engines import (
     check_own_sampler,
     choose_backend,
@@ -53,6 +53,7 @@ from evaluation.engines import (
     make_vllm_engine,
     read_completion,
 )
+from evaluation.prompting import add_prompting, check_prompting, make_template
 from evaluation.rows import (
     MAX_SAMPLES,
     TOO_LONG,
@@ -139,7 +140,10 @@ def write_results(evaluation):
         name: summarise_results(evaluation.results[name], rows, settings.complete.get(name, {}))
         for name, rows in evaluation.problems.items()
     }
-    write_summary(out, settings, {**read_summary(out), **datasets})
+    everything = {**read_summary(out), **datasets}
+    write_summary(out, settings, everything)
+    if out.resolve() == (evaluation.dirs[0] / "evaluations").resolve():
+        renew_model_card(evaluation.dirs[0], everything, settings)
     return datasets
 
 
@@ -241,40 +245,6 @@ def is_demo_model(model_dir):
     return model_dir.resolve() == (DEMO_DIR / "model").resolve()
 
 
-def find_template_kwargs(args, model_dir):
-    """--chat_template_kwargs, else those of the model's run: a model is asked as it was trained."""
-    if args.chat_template_kwargs is not None:
-        return args.chat_template_kwargs
-    record = read_record(model_dir) or read_record(model_dir.parent)
-    return (record.config.get("chat_template_kwargs") if record else None) or {}
-
-
-def make_template(evaluation, tokenizer):
-    """What writes the prompts: the Template of the model's chat, or PlainText; both with the examples asked for."""
-    args = evaluation.args
-    examples = []
-    if args.num_fewshot:
-        cache_dir = get_cache_dir(args.cache_dir)
-        examples = load_examples(find_fewshot_dataset(evaluation), args.num_fewshot, args.seed, cache_dir)
-    if not args.apply_chat_template:
-        return PlainText(tokenizer, examples)
-    return Template(tokenizer, find_template_kwargs(args, evaluation.dirs[0]), examples)
-
-
-def find_fewshot_dataset(evaluation):
-    """The data set whose training rows are examples: gsm8k, or demo where only the demo's problems are evaluated.
-
-    Raises BadInput for a file that is evaluated itself: its answers would stand in the prompts.
-    """
-    asked = evaluation.args.fewshot_dataset
-    if asked is None:
-        return "demo" if set(evaluation.problems) == {"demo"} else "gsm8k"
-    name, data = find_dataset(asked)
-    if data.splits["train"] is None and name in evaluation.problems:
-        raise BadInput(f"--fewshot_dataset {asked}: its problems are evaluated, so they cannot be examples too")
-    return asked
-
-
 def find_training_set(model_dir):
     """The data set that a model was trained on, "demo" for the demo's base, None where nothing says it."""
     if is_demo_model(model_dir):
@@ -341,7 +311,7 @@ def generate_missing(evaluation):
     config, generation_config = load_config(evaluation.dirs[-1])
     tokenizer = load_tokenizer(evaluation.dirs, needs_template=args.apply_chat_template)
     asked = {name: {i: rows[i] for i in evaluation.chosen(name)} for name, rows in evaluation.problems.items()}
-    template = make_template(evaluation, tokenizer)
+    template = make_template(args, tokenizer, evaluation.dirs[0], evaluation.problems)
     prompts = encode_prompts(template, asked, config, args.max_new_tokens, args.skip_long_prompts)
     known = [ids for rows in prompts.values() for ids in rows.values()]
     longest = max(map(len, known), default=1) + args.max_new_tokens
@@ -444,13 +414,7 @@ def make_parser():
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--backend", choices=["auto", "transformers", "vllm"], default="auto", help="default: auto")
     parser.add_argument("--batch_size", type=int, help="rows decoded at once (default: sized from memory)")
-    template = "JSON for the model's chat template (default: what the run was trained with)"
-    parser.add_argument("--chat_template_kwargs", type=read_mapping, help=template)
-    plain = "false: prompts of plain text, as lm-evaluation-harness's, for base models (default: true)"
-    parser.add_argument("--apply_chat_template", type=read_switch, default=True, metavar="BOOL", help=plain)
-    parser.add_argument("--num_fewshot", type=int, default=0, help="worked examples before each question (default: 0)")
-    source = "data set whose training rows are the examples (default: gsm8k, or demo for the demo's problems)"
-    parser.add_argument("--fewshot_dataset", help=source)
+    add_prompting(parser)
     parser.add_argument("--output_dir", help="default: evaluations/ in the run directory")
     add_switch(parser, "--skip_long_prompts", "prompts that do not fit count as wrong")
     add_switch(parser, "--accept_changes", "add to results of other versions or devices")
@@ -482,18 +446,6 @@ def parse_args(argv=None):
     if not 0 <= args.seed < 2**63:
         raise BadInput(f"--seed {args.seed}: must be 0 or more")
     return args
-
-
-def check_prompting(args):
-    """Raise BadInput for flags about prompts that contradict each other."""
-    if args.num_fewshot < 0:
-        raise BadInput(f"--num_fewshot {args.num_fewshot}: must be 0 or more")
-    if args.fewshot_dataset and not args.num_fewshot:
-        raise BadInput(f"--fewshot_dataset {args.fewshot_dataset}: needs --num_fewshot, how many examples")
-    if args.chat_template_kwargs and not args.apply_chat_template:
-        raise BadInput("--chat_template_kwargs: there is no chat template with --apply_chat_template false")
-    if args.fewshot_dataset:
-        find_dataset(args.fewshot_dataset)
 
 
 def main():

@@ -30,6 +30,7 @@ from apply_patches import require_patched_trl, trust_region_methods
 from common import files
 from common.datasets import find_dataset
 from common.files import BadInput, get_cache_dir, go_offline, hash_value, run_script
+from common.model_card import write_model_card
 from common.models import check_weights, find_model, get_eos_token_ids, is_demo, load_config, load_model, load_tokenizer
 from common.prompts import Template
 from common.record import make_record, read_record, validation_at, write_record
@@ -486,7 +487,7 @@ def say(config, *lines):
 
 def finish_training(plan, trainer, run):
     """Train, then put the finished model, its record and its curve in place; returns the exit code."""
-    from training.callbacks import save_final, watch, write_model_card
+    from training.callbacks import save_final, watch
     from training.completions import CompletionsLog
 
     watcher = watch(trainer, run, plan.command.args.stop_on_collapse)
@@ -499,8 +500,8 @@ def finish_training(plan, trainer, run):
     save_final(trainer, run.path, plan.command.args.merge_adapter)
     if trainer.accelerator.is_main_process:
         run.record.outcome.validation = validation_of_kept(trainer, run.path)
-        write_model_card(run.path, run.record)
         watcher.write_record("finished")
+        write_model_card(run.path, run.record)
         collapse = run.record.outcome.collapsed_at
         note = "" if collapse is None else f", its reward collapsed at step {collapse}"
         print(f"finished: {run.path} ({run.record.outcome.wall_seconds:.0f} s){note}")

@@ -16,7 +16,7 @@ import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from common.files import BadInput, free_bytes, size_text, write_text
+from common.files import BadInput, free_bytes, size_text
 from common.models import fp32_bytes
 from common.progress import open_bar
 from common.record import write_record
@@ -270,17 +270,3 @@ def save_final(trainer, path, merge_adapter):
     for file in sorted(temporary.iterdir(), key=lambda p: p.suffix == ".safetensors"):
         os.replace(file, path / file.name)
     temporary.rmdir()
-
-
-def write_model_card(path, record):
-    """README.md of the finished model, in place of the one that TRL writes for the Hub; no licence is claimed."""
-    values = record.config | record.computed
-    chosen = "\n".join(f"| {name} | {values[name]} |" for name in sorted(record.said) if name in values)
-    versions = ", ".join(f"{name} {number}" for name, number in record.basis.versions.items())
-    text = (
-        f"---\nlibrary_name: transformers\ntags: [grpo, pspo, trl]\n---\n\n# {record.model}, {record.method}, "
-        f"seed {record.seed}\n\n{record.model} fine-tuned with the trust region method `{record.method}` "
-        f"(Probability Smoothing Policy Optimisation, arXiv 2509.21282).\nTrained with {versions}; what was chosen:\n\n"
-        f"| option | value |\n|---|---|\n{chosen}\n"
-    )
-    write_text(path / "README.md", text)

@@ -499,13 +499,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(run, tmp_path):
     assert "stopped" in text and "Traceback" not in text
 
 
-@pytest.mark.slow
-def test_the_model_card_says_how_the_model_was_made_and_claims_no_licence(run):
-    card = (run(*SMALL) / "README.md").read_text()
-    assert "`pspo`" in card and "2509.21282" in card and "| trust_region_method | pspo |" in card
-    assert "license" not in card
-
-
 def _child_with_small_disk(argv, log):
     """As _child, where a file can grow to 5 MB: the demo's weights fit, its optimiser state does not."""
     import resource
