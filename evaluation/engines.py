@@ -1,7 +1,8 @@
 """What answers an evaluation's prompts: our own sampler or vLLM, how many rows at a time, which prompts fit.
 
-Used by maths_evaluations.py (Probability Smoothing Policy Optimisation, arXiv 2509.21282). An engine is a function
-answer(requests, temperature, finished), which calls finished(i, [Completion]) as requests end.
+Used by maths_evaluations.py (Probability Smoothing Policy Optimisation, arXiv 2509.21282). An
+engine is a function answer(requests, temperature, finished), which calls finished(i, [Completion])
+as requests end.
 
     answer = make_transformers_engine(settings, [model_dir], eos_token_ids, pad_token_id, prompts)
 """
@@ -23,8 +24,8 @@ SLACK_COLUMNS = 64  # the engine's
 def encode_prompts(template, problems, config, max_new_tokens, skip):
     """{data set: {id: token ids}} of the prompts that fit; `skip`: leave out those that do not, else BadInput.
 
-    template: Template. problems: {data set: {id: row}}. config: the model's, see load_config. Raises BadInput too if
-    none of a data set fits, or tokenizer and model do not match.
+    template: Template. problems: {data set: {id: row}}. config: the model's, see load_config.
+    Raises BadInput too if none of a data set fits, or tokenizer and model do not match.
     """
     positions = positions_of(config)
     room = Room(positions, f"the model's {positions} positions", max_new_tokens, "lower --max_new_tokens")
@@ -55,8 +56,9 @@ def read_completion(tokenizer, ids, eos_token_ids, stop=None):
 def choose_batch_size(config, max_new_tokens, device, dtype):
     """Rows to decode at once: what fits into half the memory, at most MAX_BATCH_SIZE.
 
-    It follows from model, --max_new_tokens and machine alone, whose whole memory counts and not what is free: a resume,
-    or another data set beside those that are evaluated already, gets the same.
+    It follows from model, --max_new_tokens and machine alone, whose whole memory counts and not
+    what is free: a resume, or another data set beside those that are evaluated already, gets the
+    same.
     """
     import torch
 

@@ -1,7 +1,7 @@
 """pass@k, maj@k, and how sure a mean over problems is: what one evaluation is summarised with.
 
-A prompt's samples belong together; every interval here respects that. Used by evaluation/summary.py and the report
-(Probability Smoothing Policy Optimisation, arXiv 2509.21282).
+A prompt's samples belong together; every interval here respects that. Used by evaluation/summary.py
+and the report (Probability Smoothing Policy Optimisation, arXiv 2509.21282).
 
     python -c "from evaluation.intervals import pass_at_k; print(pass_at_k(16, 3, 4))"
 """
@@ -32,10 +32,11 @@ def pass_at_k(total, correct, k):
 def majority_at_k(votes, blank):
     """Chance that the right answer wins a majority vote among k of the N samples: one float for each k = 1 .. N.
 
-    votes: how many samples gave each answer, the right one first (0 if nobody did). blank: samples without an answer,
-    which do not vote. Exact: the average over all subsets of k samples, ties shared equally among the tied answers.
-    For each number c of right votes, ways[t, s] counts the choices of s wrong or blank samples in which t answers have
-    c votes and none has more; classes are added one at a time, as a product of polynomials in s and t.
+    votes: how many samples gave each answer, the right one first (0 if nobody did). blank: samples
+    without an answer, which do not vote. Exact: the average over all subsets of k samples, ties
+    shared equally among the tied answers. For each number c of right votes, ways[t, s] counts the
+    choices of s wrong or blank samples in which t answers have c votes and none has more; classes
+    are added one at a time, as a product of polynomials in s and t.
     """
     total = sum(votes) + blank
     wins = np.zeros(total + 1)
@@ -60,7 +61,8 @@ def majority_at_k(votes, blank):
 def wilson_interval(share, size, quantile=Z):
     """Ends of the score interval of a share of `size` independent answers, which need not be a whole number.
 
-    Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953. Never of width zero, never outside [0, 1].
+    Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953. Never of width zero, never outside
+    [0, 1].
     """
     spread = quantile**2 / size
     middle = (share + spread / 2) / (1 + spread)
@@ -71,9 +73,10 @@ def wilson_interval(share, size, quantile=Z):
 def smooth_share(values, spare=Z**2):
     """Shares of problems [..., problems] -> (mean, variance of one problem) with `spare` pseudo-problems added [...].
 
-    Half of them are right and half wrong, as in Agresti and Coull 1998 (https://doi.org/10.2307/2685469): near 0 and
-    100 % the spread that is seen says little, and where all problems agree it would be none. With z² of them neither
-    end of the interval ever moves up when an answer turns wrong.
+    Half of them are right and half wrong, as in Agresti and Coull 1998
+    (https://doi.org/10.2307/2685469): near 0 and 100 % the spread that is seen says little, and
+    where all problems agree it would be none. With z² of them neither end of the interval ever
+    moves up when an answer turns wrong.
     """
     size = values.shape[-1] + spare
     mean = (values.sum(-1) + spare / 2) / size
@@ -83,8 +86,9 @@ def smooth_share(values, spare=Z**2):
 def share_intervals(values):
     """95 % intervals of shares of problems [..., problems] -> (low, high) [...]: the one rule for all shares.
 
-    Wilson's interval with the effective sample size of problems whose samples belong together: so many independent
-    answers would have the mean's variance. It is the number of problems where each is wholly right or wholly wrong.
+    Wilson's interval with the effective sample size of problems whose samples belong together: so
+    many independent answers would have the mean's variance. It is the number of problems where each
+    is wholly right or wholly wrong.
     """
     mean, variance = smooth_share(values)
     return wilson_interval(values.mean(-1), values.shape[-1] * mean * (1 - mean) / variance)
@@ -93,8 +97,9 @@ def share_intervals(values):
 def bootstrap_interval(values, seed=0):
     """95 % intervals of the means over prompts: values [prompts, metrics] -> low [metrics], high [metrics].
 
-    Prompts are resampled whole, so a prompt's samples stay together. The percentiles are widened for few prompts as
-    Hesterberg 2015 does (https://doi.org/10.1080/00031305.2015.1089789, "expanded percentile"). One prompt: NaN.
+    Prompts are resampled whole, so a prompt's samples stay together. The percentiles are widened
+    for few prompts as Hesterberg 2015 does (https://doi.org/10.1080/00031305.2015.1089789,
+    "expanded percentile"). One prompt: NaN.
     """
     from scipy import stats
 
@@ -118,7 +123,8 @@ def bootstrap_interval(values, seed=0):
 def mean_intervals(values, unbounded=()):
     """Means and 95 % intervals of metrics [prompts, metrics] -> mean, low, high, each [metrics].
 
-    unbounded: the columns that are no shares, such as a length, which get the bootstrap over prompts.
+    unbounded: the columns that are no shares, such as a length, which get the bootstrap over
+    prompts.
     """
     values = np.asarray(values, dtype=float)
     low, high = share_intervals(values.T)
@@ -131,8 +137,8 @@ def mean_intervals(values, unbounded=()):
 def sum_families(values, families):
     """Values [rows, problems] -> [rows, families], with the same means, that vary as sums over families do.
 
-    families: which family each problem belongs to. Variations of one problem are right or wrong together: they are one
-    cluster, and a family is what is independent of others.
+    families: which family each problem belongs to. Variations of one problem are right or wrong
+    together: they are one cluster, and a family is what is independent of others.
     """
     names, member = np.unique(families, return_inverse=True)
     mean = values.mean(1, keepdims=True)

@@ -1,6 +1,7 @@
 """The stored completions of an evaluation: one JSON object a line, checked as they are read, graded again on demand.
 
-Written by maths_evaluations.py and read by the report (Probability Smoothing Policy Optimisation, arXiv 2509.21282).
+Written by maths_evaluations.py and read by the report (Probability Smoothing Policy Optimisation,
+arXiv 2509.21282).
 
     from evaluation.rows import read_rows
     rows = list(read_rows(Path("runs/demo/base/evaluations/demo.jsonl"), problems))     # problems: {id: row}
@@ -33,8 +34,8 @@ def make_row(*values):
 def read_rows(path, problems=None):
     """Yields the stored completions of a data set; a torn last line is passed over, and looking changes nothing.
 
-    Raises BadInput for a damaged line, a row that is there twice, one that is not of these `problems`, if given, or a
-    file that cannot be read.
+    Raises BadInput for a damaged line, a row that is there twice, one that is not of these
+    `problems`, if given, or a file that cannot be read.
     """
     seen = Counter()  # (problem id, temperature) -> a bit for every sample
     try:

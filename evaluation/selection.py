@@ -1,8 +1,8 @@
 """Problems of middling difficulty: a training file of those that a model solves sometimes, from its stored samples.
 
-The sanity test of arXiv 2510.26788: train on what the model solves 20 to 80 % of the time, where a working method
-should bring the training accuracy above 95 %. Written by maths_evaluations.py --write_between (experiments of
-Probability Smoothing Policy Optimisation, arXiv 2509.21282).
+The sanity test of arXiv 2510.26788: train on what the model solves 20 to 80 % of the time, where a
+working method should bring the training accuracy above 95 %. Written by maths_evaluations.py
+--write_between (experiments of Probability Smoothing Policy Optimisation, arXiv 2509.21282).
 
     from evaluation.selection import select_between
     rows = select_between(results, problems, 1.0, 0.2, 0.8)
@@ -70,7 +70,8 @@ def check_selection(datasets, temperatures, samples_per_prompt):
 def select_between(results, problems, temperature, low, high):
     """Rows in the schema of training files of the problems whose share of right samples is in [low, high], in order.
 
-    results: Results of the data set. problems: {id: row}. Problems without samples, or that did not fit, are left out.
+    results: Results of the data set. problems: {id: row}. Problems without samples, or that did not
+    fit, are left out.
     """
     rows = []
     for problem, row in problems.items():

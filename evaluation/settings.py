@@ -1,7 +1,7 @@
 """Everything that decides the rows of an evaluation: settings.json, which may be mixed, which may be compared.
 
-Written by maths_evaluations.py, read by the grid and the report (Probability Smoothing Policy Optimisation, arXiv
-2509.21282).
+Written by maths_evaluations.py, read by the grid and the report (Probability Smoothing Policy
+Optimisation, arXiv 2509.21282).
 
     from evaluation.settings import read_settings
     settings = read_settings(Path("runs/demo/base/evaluations"))

@@ -1,6 +1,7 @@
 """What one evaluation says: the metrics of each prompt, their means with intervals, summary.json, its table.
 
-Made by maths_evaluations.py from the stored completions (Probability Smoothing Policy Optimisation, arXiv 2509.21282).
+Made by maths_evaluations.py from the stored completions (Probability Smoothing Policy Optimisation,
+arXiv 2509.21282).
 
     from evaluation.summary import prompt_metrics
     prompt_metrics([Sample(True, True, False, False, 25, None)], kind="number")     # {"accuracy": 1.0, "pass@1": ...}
@@ -45,7 +46,8 @@ def prompt_metrics(samples, kind):
 def summarise(metrics, families=None):
     """[{name: value} of each prompt] -> {"prompts": n, name: {"value", "low", "high"}}, as mean_intervals has them.
 
-    families: of each prompt, where prompts come in families; then a family is what is independent of others.
+    families: of each prompt, where prompts come in families; then a family is what is independent
+    of others.
     """
     names = list(metrics[0])
     values = np.array([[m[name] for name in names] for m in metrics])
@@ -62,8 +64,8 @@ def summarise(metrics, families=None):
 def summarise_dataset(samples, problems):
     """Everything said about one data set at one temperature: overall, by category and by difficulty.
 
-    samples: {problem id: its Samples}. problems: {problem id: row of the data set}. A category's summary says which
-    problems are in it, so that a report can pair them.
+    samples: {problem id: its Samples}. problems: {problem id: row of the data set}. A category's
+    summary says which problems are in it, so that a report can pair them.
     """
     metrics = {i: prompt_metrics(found, problems[i]["kind"]) for i, found in samples.items()}
     families = find_families(problems, samples)
@@ -89,7 +91,8 @@ def summarise_dataset(samples, problems):
 def find_families(problems, ids):
     """{problem id: its family} of these ids, a problem without one being its own; {} where no problem has any.
 
-    The optional column `family` of a file of problems says which are variations of one, as SVAMP's are.
+    The optional column `family` of a file of problems says which are variations of one, as SVAMP's
+    are.
     """
     named = {i: problems[i].get("family") for i in ids}
     return {i: family or i for i, family in named.items()} if any(named.values()) else {}
@@ -119,8 +122,9 @@ def print_table(datasets, samples_per_prompt):
 def summarise_results(results, problems, complete):
     """{temperature as text: summary} of a data set's Results.
 
-    problems: {id: row of the data set}, in its order. complete: {temperature as text: how many problems, from the
-    first, are answered in full}; only they are summarised, since the completions that end first are the short ones.
+    problems: {id: row of the data set}, in its order. complete: {temperature as text: how many
+    problems, from the first, are answered in full}; only they are summarised, since the completions
+    that end first are the short ones.
     """
     summaries = {}
     for text, count in complete.items():

@@ -1,7 +1,7 @@
 """The answer: what a report comes to, in a few sentences made from its primary family, and its tables on a terminal.
 
-Used by maths_report.py (Probability Smoothing Policy Optimisation, arXiv 2509.21282), which prints the answer first, as
-the page shows it first.
+Used by maths_report.py (Probability Smoothing Policy Optimisation, arXiv 2509.21282), which prints
+the answer first, as the page shows it first.
 
     python -c "from reporting.answer import list_words; print(list_words(['clip', 'pspo', 'sapo']))"
 """
@@ -33,34 +33,52 @@ def make_answer(rows, failures, question):
 
 def answer_family(family, question):
     """Sentences on the primary family's rows."""
-    where = f"{question.primary[0]} at temperature {question.primary[1]:g}"
-    baselines = list_words(sorted({row["baseline"] for row in family}))
     several = len({(row["model"], row["setting_key"]) for row in family}) > 1
-    alike = "" if len({row["setting_key"] for row in family}) > 1 else " at the same updates a generation"
-    told = [row for row in family if not row["lost"]]
-    runs = [row for row in told if row["compared"] == "runs"]
-    found = [row for row in told if row["compared"] == "methods" and row["verdict"].startswith(("better", "worse"))]
-    sentences = []
-    for row in found:
-        gap = percent(row["difference_low"], row["difference_high"], row["difference"], "+")
-        better = row["verdict"].partition(",")[0]
-        p = show_p(row["p_holm"])
-        p = p if p.startswith("<") else f"= {p}"
-        sentences.append(f"{name(row, several)} is {better} than {row['baseline']} on {where}: {gap} points, p {p}.")
-    rest = len(told) - len(found) - len(runs)
-    if rest:
-        who = f"Of {rest} {'other ' if found else ''}methods none" if rest > 1 else "The one other method" * bool(found)
-        who = who or f"{name(told[0], several)}"
-        verb = "was shown" if rest > 1 else "was not shown"
-        sentences.append(f"{who} {verb} to differ from {baselines}{alike} on {where}.")
-        sentences += answer_power([row for row in told if row not in found and row not in runs])
-    if runs:
-        sentences.append(answer_runs(runs, where, several))
-    sentences += answer_margin(told, question, several)
-    if unjudged := [row for row in family if row["lost"]]:
-        names = list_words(name(row, several) for row in unjudged)
+    judged = [row for row in family if not row["lost"]]
+    of_runs = [row for row in judged if row["compared"] == "runs"]
+    of_methods = [row for row in judged if row["compared"] == "methods"]
+    shown = [row for row in of_methods if is_shown(row)]
+    not_shown = [row for row in of_methods if not is_shown(row)]
+    where = f"{question.primary[0]} at temperature {question.primary[1]:g}"
+    sentences = [answer_shown(row, where, several) for row in shown]
+    if not_shown:
+        sentences.append(answer_not_shown(not_shown, where, several, bool(shown)))
+        sentences += answer_power(not_shown, bool(shown))
+    if of_runs:
+        sentences.append(answer_runs(of_runs, where, several))
+    sentences += answer_margin(judged, question, several)
+    if lost := [row for row in family if row["lost"]]:
+        names = list_words(name(row, several) for row in lost)
         sentences.append(f"There is no verdict on {names}: not all runs have a score.")
     return sentences
+
+
+def is_shown(row):
+    """Whether a row's method is better or worse than its baseline."""
+    return row["verdict"].startswith(("better", "worse"))
+
+
+def answer_shown(row, where, several):
+    """One sentence on a row that is better or worse."""
+    gap = percent(row["difference_low"], row["difference_high"], row["difference"], "+")
+    verdict = row["verdict"].partition(",")[0]
+    p = show_p(row["p_holm"])
+    p = p if p.startswith("<") else f"= {p}"
+    return f"{name(row, several)} is {verdict} than {row['baseline']} on {where}: {gap} points, p {p}."
+
+
+def answer_not_shown(rows, where, several, others):
+    """One sentence on rows of methods whose difference was not shown. others: there are some whose was."""
+    if len(rows) > 1:
+        start = f"Of {len(rows)} {'other ' if others else ''}methods none was shown"
+    elif others:
+        start = "The one other method was not shown"
+    else:
+        start = f"{name(rows[0], several)} was not shown"
+    baselines = list_words(sorted({row["baseline"] for row in rows}))
+    settings = {row["setting_key"] for row in rows}
+    alike = " at the same updates a generation" if len(settings) == 1 and settings != {()} else ""
+    return f"{start} to differ from {baselines}{alike} on {where}."
 
 
 def name(row, several):
@@ -68,15 +86,16 @@ def name(row, several):
     return f"{row['method']} ({row['model']}, {row['setting']})" if several else row["method"]
 
 
-def answer_power(rows):
-    """What differences the rows' comparisons would have found, where they are methods'."""
+def answer_power(rows, others):
+    """What differences the rows' comparisons would have found, where they are methods'. others: some were found."""
     limits = [100 * row["detectable"] for row in rows if row["detectable"] is not None]
     if not limits:
         return []
     span = f"{max(limits):.0f} points or more"
     if max(limits) > 1.5 * min(limits):
         span = f"{min(limits):.0f} to {max(limits):.0f} points or more, by method,"
-    return [f"Differences of {span} would have been seen in 80 of 100 such studies."]
+    start = "Of these, differences" if others else "Differences"
+    return [f"{start} of {span} would have been seen in 80 of 100 such studies."]
 
 
 def answer_runs(rows, where, several):
@@ -152,10 +171,9 @@ def explain_rates(rows):
     lines = []
     if any(not row["tuned_apart"] for row in chosen):
         gains = [100 * row["selection_gain"] for row in chosen if row["selection_gain"] is not None]
-        worth = f", here by {sum(gains) / len(gains):+.1f} points on average" if gains else ""
         lines.append(
-            f"validation chose a rate among several on the very runs that are judged, which flatters a method{worth}; "
-            "tuning_seeds in a grid, or --tuning_seeds, choose on other runs"
+            f"validation chose a rate among several on the very runs that are judged, which flatters a method"
+            f"{show_gain(gains)}; tuning_seeds in a grid, or --tuning_seeds, choose on other runs"
         )
     for edge in ("lowest", "highest"):
         names = [f"{row['method']} ({show_rate(row['learning_rate'])})" for row in chosen if row["edge"] == edge]
@@ -163,6 +181,15 @@ def explain_rates(rows):
             what = f"the chosen learning rate is the {edge} that was tried, a better one may lie beyond"
             lines.append(f"{what}: {', '.join(sorted(set(names)))}")
     return lines
+
+
+def show_gain(gains):
+    """How many points choosing a rate on the judged runs is worth, a mean over methods; "" where it is not known."""
+    if not gains:
+        return ""
+    mean = sum(gains) / len(gains)
+    worth = "less than 0.1" if abs(mean) < 0.05 else f"{mean:+.1f}"
+    return f", here by {worth} points on average"
 
 
 # ---- the terminal
@@ -199,8 +226,8 @@ def row_words(row):
     rate = ""
     if row["learning_rate"] is not None:
         rate = f"{row['learning_rate']:g} of {row['rates_tried']}"
-    star = "" if row["over"] == "problems" else " "
-    accuracy = percent(row["low"], row["high"], row["accuracy"]) + ("*" if row["over"] == "problems" else star)
+    accuracy = percent(row["low"], row["high"], row["accuracy"])
+    accuracy += "*" if row["over"] == "problems" else " "
     gap = ""
     p = ""
     if "difference" in row:

@@ -1,7 +1,8 @@
 """What a report says of methods: their accuracy, their difference from a baseline, and the words that it allows.
 
-Used by maths_report.py (Probability Smoothing Policy Optimisation, arXiv 2509.21282). One rule by itself: only the
-primary family, one data set at one temperature, may say "better" or "worse"; all other tests are exploratory:
+Used by maths_report.py (Probability Smoothing Policy Optimisation, arXiv 2509.21282). One rule by
+itself: only the primary family, one data set at one temperature, may say "better" or "worse"; all
+other tests are exploratory:
 
     python -c "from reporting.comparison import judge; help(judge)"
 """
@@ -80,7 +81,8 @@ def show_key(key):
 def make_results(methods, runs, question):
     """(results, controls): a row (dict) for each method, data set and temperature, and for each control of pspo.
 
-    A row has accuracy, difference from the baseline and verdict; see scaled_controls for the controls.
+    A row has accuracy, difference from the baseline and verdict; see scaled_controls for the
+    controls.
     """
     pairs = pair_methods([m for m in methods if any(run.scores for run in m.runs)], question.baseline)
     rows = []
@@ -148,8 +150,8 @@ def mean_metrics(runs, key):
 def pool_figures(figures):
     """The same figure of several runs, {"value", "low", "high"} each -> (mean, half its 95 % interval).
 
-    The spread over seeds, from MIN_SEEDS on, is added to that over problems, which these seeds share: rather too wide
-    than too narrow.
+    The spread over seeds, from MIN_SEEDS on, is added to that over problems, which these seeds
+    share: rather too wide than too narrow.
     """
     values = np.array([figure["value"] for figure in figures])
     halves = [(figure["high"] - figure["low"]) / 2 for figure in figures if figure["low"] is not None]
@@ -226,8 +228,8 @@ def correct(family, question):
 def judge(row, question):
     """What a sceptic may say of a row that has a baseline.
 
-    "better" and "worse" stand in the primary family alone, of methods and not of runs, and never of a mean over the
-    runs that survived. Equivalence is said where a margin was given.
+    "better" and "worse" stand in the primary family alone, of methods and not of runs, and never of
+    a mean over the runs that survived. Equivalence is said where a margin was given.
     """
     if row["lost"]:
         return f"no verdict: {row['lost']} of the runs have no score"
@@ -278,7 +280,8 @@ def is_control(run, method, rate):
 def count_failures(methods, question):
     """A row for each method: how many of its runs failed, at all rates tried, and whether its baseline's did as often.
 
-    The test is over the learning rates that both were tried at; p is corrected for all tests of failures.
+    The test is over the learning rates that both were tried at; p is corrected for all tests of
+    failures.
     """
     tried = {id(m.tried): m for m in methods if m.first.record is not None}  # without a choice a method is several
     pairs = pair_methods(list(tried.values()), question.baseline)

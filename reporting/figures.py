@@ -1,7 +1,7 @@
 """Figures: the training curves of one run, and what a report shows of many; a PNG and an SVG each.
 
-Used by training and the report's page (Probability Smoothing Policy Optimisation, arXiv 2509.21282). The curves
-of some runs by themselves, one colour a method, one line a seed:
+Used by training and the report's page (Probability Smoothing Policy Optimisation, arXiv
+2509.21282). The curves of some runs by themselves, one colour a method, one line a seed:
 
     python -c "from reporting.figures import plot_training; plot_training(['runs/demo/pspo/seed0'], 'curve.png')"
 """
@@ -230,7 +230,7 @@ def draw_temperature(tables, styles):
     """Accuracy against sampling temperature. Dots: seeds. Bars: 95 % intervals over seeds and problems, or, with fewer
     than three seeds, over problems alone."""
     rows = in_every_setting(tables["results"])
-    panels = make_panels(rows, width=max(3.6, 0.55 * rows["method"].nunique()))
+    panels = make_panels(rows, width=max(3.6, 0.45 * rows["method"].nunique()))
     for axes, part in panels:
         spread = 0.012 * (1 + part["temperature"].max())
         lines = part.groupby("method")

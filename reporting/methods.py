@@ -1,7 +1,8 @@
 """Which runs are one method, at which learning rate, and which of them failed.
 
-Used by maths_report.py (Probability Smoothing Policy Optimisation, arXiv 2509.21282), whose Runs it takes. One rule by
-itself: validation chooses among learning rates, never the test set, and a rate at which a run failed is passed over:
+Used by maths_report.py (Probability Smoothing Policy Optimisation, arXiv 2509.21282), whose Runs it
+takes. One rule by itself: validation chooses among learning rates, never the test set, and a rate
+at which a run failed is passed over:
 
     python -c "from reporting.methods import choose_rates; help(choose_rates)"
 """
@@ -195,8 +196,8 @@ def check_seeds(runs):
 def choose_rates(rates, name):
     """Rates that were tried -> ([the one of the best mean validation score], notes), all of them where none has one.
 
-    A rate at which a run failed, or is not finished, is passed over; where every rate has one, the rates with the
-    smallest share of them are left to choose from.
+    A rate at which a run failed, or is not finished, is passed over; where every rate has one, the
+    rates with the smallest share of them are left to choose from.
     """
     if len(rates) == 1:
         return rates, []
@@ -221,8 +222,9 @@ def choose_rates(rates, name):
 def selection_gain(method, key):
     """How much of a method's accuracy, as a share, is due to the rate's being chosen on the very runs that are judged.
 
-    Each seed is judged once more at the rate that the *other* seeds' validation chooses; the mean of that is what
-    choosing among so many rates is worth on a new seed. None where tuning seeds chose, or a rate lacks a seed.
+    Each seed is judged once more at the rate that the *other* seeds' validation chooses; the mean
+    of that is what choosing among so many rates is worth on a new seed. None where tuning seeds
+    chose, or a rate lacks a seed.
     """
     seeds = {run.seed for run in method.runs}
     tables = [{run.seed: run for run in rate.judged} for rate in method.tried]
@@ -259,8 +261,9 @@ def find_baseline(method, methods, wanted):
 def pair_methods(methods, wanted):
     """{id of a Method: its baseline}.
 
-    Two methods of one model of which none is called `wanted`, or two single runs whatever they are, are compared with
-    each other: the first that was given is the baseline, or the one that is called so.
+    Two methods of one model of which none is called `wanted`, or two single runs whatever they are,
+    are compared with each other: the first that was given is the baseline, or the one that is
+    called so.
     """
     pairs = {}
     for m in methods:
@@ -284,8 +287,8 @@ def other_differences(method, baseline):
 def accuracy_of(runs, key, families=None, ids=None):
     """Accuracies [runs, problems] of the runs that have a score at a (data set, temperature), by seed.
 
-    families: {problem id: its family}, where problems come in families; then [runs, families], see sum_families.
-    ids: of the problems that are asked for; None for all.
+    families: {problem id: its family}, where problems come in families; then [runs, families], see
+    sum_families. ids: of the problems that are asked for; None for all.
     """
     runs = sorted((run for run in runs if key in run.scores), key=lambda run: run.seed or 0)
     if ids is None:

@@ -156,8 +156,8 @@ def read_evaluation(run, evaluation, datasets):
 def read_accuracy(file, stated):
     """({temperature: {problem id: accuracy}} of what a summary calls complete, temperatures that are not).
 
-    stated: the summary's {temperature as text: its figures}. The rest is left out: the completions that end first are
-    the short ones.
+    stated: the summary's {temperature as text: its figures}. The rest is left out: the completions
+    that end first are the short ones.
     """
     whole = {}
     left = []

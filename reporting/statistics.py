@@ -1,7 +1,8 @@
 """How sure a method's accuracy and a difference of two are, over seeds and problems, and what may be said of many.
 
-A training run's problems belong together, and every interval here respects that; intervals over problems alone are in
-evaluation/intervals.py. Used by the report (Probability Smoothing Policy Optimisation, arXiv 2509.21282).
+A training run's problems belong together, and every interval here respects that; intervals over
+problems alone are in evaluation/intervals.py. Used by the report (Probability Smoothing Policy
+Optimisation, arXiv 2509.21282).
 
     python -c "from reporting.statistics import holm; print(holm([0.01, 0.04]))"
 """
@@ -42,8 +43,9 @@ def estimate_share(a):
 def estimate_difference(a, b, paired=False):
     """Accuracies [..., seeds, problems] of two methods on the same problems -> the Estimate of a's mean less b's.
 
-    Problems are paired; with `paired` seeds are too, and the k-th of `a` belongs to the k-th of `b`. Where answers
-    hardly differ the spread that is seen says little, so that pseudo-answers are added to it (see spare_answers).
+    Problems are paired; with `paired` seeds are too, and the k-th of `a` belongs to the k-th of
+    `b`. Where answers hardly differ the spread that is seen says little, so that pseudo-answers are
+    added to it (see spare_answers).
     """
     problems = a.shape[-1]
     gaps = a.mean(-2) - b.mean(-2)
@@ -56,9 +58,10 @@ def estimate_difference(a, b, paired=False):
 def spare_answers(a, b, paired=False):
     """How many discordant pseudo-answers are added to a difference's squares over problems.
 
-    z² for runs, after Agresti and Min 2005 (https://doi.org/10.1002/sim.1781), who add one: with none discordant among
-    n the interval then ends at z²/n, where Wilson's does. For methods, whose seeds show a spread of their own, only
-    what is lacking of z² discordant answers a pair of runs; above that it is none.
+    z² for runs, after Agresti and Min 2005 (https://doi.org/10.1002/sim.1781), who add one: with
+    none discordant among n the interval then ends at z²/n, where Wilson's does. For methods, whose
+    seeds show a spread of their own, only what is lacking of z² discordant answers a pair of runs;
+    above that it is none.
     """
     if min(a.shape[-2], b.shape[-2]) < MIN_SEEDS:
         return Z**2
@@ -72,9 +75,10 @@ def spare_answers(a, b, paired=False):
 def _cross(value, of_problems, groups):
     """The Estimate of a mean whose variance over problems is `of_problems`; groups: [..., seeds, problems] each.
 
-    Seeds and problems are crossed random effects. Problems: the variance over problems, less the residual's part in it.
-    Seeds: the variance over each group's seeds, which holds the residual's part, with the degrees of freedom of Welch
-    1947. With fewer than MIN_SEEDS in a group the error is over problems alone.
+    Seeds and problems are crossed random effects. Problems: the variance over problems, less the
+    residual's part in it. Seeds: the variance over each group's seeds, which holds the residual's
+    part, with the degrees of freedom of Welch 1947. With fewer than MIN_SEEDS in a group the error
+    is over problems alone.
     """
     problems = groups[0].shape[-1]
     zero = value * 0.0
@@ -142,8 +146,9 @@ def difference_interval(e, level=LEVEL):
 def share_interval(a):
     """95 % interval of accuracy [seeds, problems] -> (low, high): over seeds and problems from MIN_SEEDS seeds on.
 
-    Wilson's, as share_intervals has it, with the effective size and the quantile of both sources of error; with fewer
-    seeds it is share_intervals' itself, the same that an evaluation prints of a run.
+    Wilson's, as share_intervals has it, with the effective size and the quantile of both sources of
+    error; with fewer seeds it is share_intervals' itself, the same that an evaluation prints of a
+    run.
     """
     per_problem = a.mean(0)
     if len(a) < MIN_SEEDS or a.shape[1] < 2:
@@ -190,8 +195,8 @@ def plain(figures):
 def compare(a, b, level=LEVEL, paired=False, margin=None):
     """What is said of the difference of accuracies a and b [seeds, problems] -> {name: figure, None: not known}.
 
-    level: of the test whose power `detectable` speaks of. paired: the k-th seed of `a` belongs to the k-th of `b`.
-    margin: the difference that would not matter, which p_within is held against.
+    level: of the test whose power `detectable` speaks of. paired: the k-th seed of `a` belongs to
+    the k-th of `b`. margin: the difference that would not matter, which p_within is held against.
     """
     e = estimate_difference(a, b, paired)
     means = a.mean(1), b.mean(1)

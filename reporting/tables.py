@@ -1,6 +1,7 @@
 """What a report writes: tables of methods, failures, runs, curves and groups, as CSV, Markdown and LaTeX.
 
-Used by maths_report.py (Probability Smoothing Policy Optimisation, arXiv 2509.21282); a table by itself:
+Used by maths_report.py (Probability Smoothing Policy Optimisation, arXiv 2509.21282); a table by
+itself:
 
     python -c "from reporting.tables import to_markdown; print(to_markdown(['method', 'p'], [['pspo', '0.5']]))"
 """
@@ -91,7 +92,8 @@ def make_runs_table(report):
 def make_curves_table(report):
     """Training metrics of each method over its seeds: mean, least and greatest, in at most BINS parts of a run.
 
-    tokens, hours: how many tokens had been generated and how long it had taken by then, a mean over seeds.
+    tokens, hours: how many tokens had been generated and how long it had taken by then, a mean over
+    seeds.
     """
     tables = {}
     for m in report.methods:
@@ -111,8 +113,8 @@ def make_curves_table(report):
 def read_curves(run):
     """A run's log as a table: step, the metrics of CURVES, tokens generated and hours of updates so far.
 
-    A row holds the mean length of its completions; a generation is counted once for each update that it is used for,
-    so that the length is divided by them.
+    A row holds the mean length of its completions; a generation is counted once for each update
+    that it is used for, so that the length is divided by them.
     """
     log = pd.DataFrame(run.log, columns=["step", *CURVES, "step_time"], dtype=float)
     log = log[log[list(CURVES)].notna().any(axis=1)]

@@ -89,8 +89,8 @@ function differenceCell(r) {
 
 function verdictCell(r) {
   if (!known(r.verdict)) return "";
-  const ps = known(r.p_holm) ? [`p ${chance(r.p_holm)}`] : [];
-  if (known(r.p_within_holm)) ps.push(`margin: p ${chance(r.p_within_holm)}`);
+  const ps = known(r.p_holm) ? [`p\u00a0${chance(r.p_holm)}`] : [];
+  if (known(r.p_within_holm)) ps.push(`margin:\u00a0p\u00a0${chance(r.p_within_holm)}`);
   const box = twoLines(r.verdict, ps.join(", "));
   if (/^(better|worse)/.test(r.verdict)) box.classList.add("strong");
   return box;
@@ -112,7 +112,7 @@ const about = (r, kind) => {
 };
 function accuracyCell(r) {
   const box = twoLines(percent(r.accuracy), `${ends(r.low, r.high)}${r.over === "problems" ? " *" : ""}`);
-  if (r.seeds < r.started) box.append(make("div", `of ${r.seeds} of ${r.started} runs`, { class: "flag" }));
+  if (r.seeds < r.started) box.append(make("div", `${r.seeds} of ${r.started} runs`, { class: "flag" }));
   return box;
 }
 

@@ -1,8 +1,9 @@
 """The page of a report: one HTML file with its tables, figures and a browser of problems, which needs no network.
 
-Used by maths_report.py (Probability Smoothing Policy Optimisation, arXiv 2509.21282); its template, style and script
-lie beside it. Completions are packed by problem (gzip, base64) and unpacked by the reader's browser where one is
-opened, so that 160,000 of them load at once. How an unpacked part looks:
+Used by maths_report.py (Probability Smoothing Policy Optimisation, arXiv 2509.21282); its template,
+style and script lie beside it. Completions are packed by problem (gzip, base64) and unpacked by the
+reader's browser where one is opened, so that 160,000 of them load at once. How an unpacked part
+looks:
 
     python -c "from reporting.page.page import pack; print(pack({'a': 1}))"
 """
@@ -154,7 +155,8 @@ def make_view(methods, key, ids):
 def read_answers(methods, name, places, limits):
     """Yields (place, method's index, a stored completion as a list) of a data set, as far as `places` has it.
 
-    places: {(problem's id, temperature): where it is shown}. limits: samples of a run, characters of each.
+    places: {(problem's id, temperature): where it is shown}. limits: samples of a run, characters
+    of each.
     """
     samples, limit = limits
     having = [(i, run) for i, m in enumerate(methods) for run in m.runs if any(key[0] == name for key in run.accuracy)]

@@ -340,7 +340,7 @@ def test_failures_have_exact_intervals_and_an_exact_test():
     ("reports", "size"),
     [
         (30, {"methods": 3, "sets": 2, "temperatures": 3, "problems": 20}),
-        pytest.param(60, {"problems": 20}, marks=pytest.mark.slow),  # 4 data sets x 5 temperatures x 9 methods
+        pytest.param(25, {"problems": 60}, marks=pytest.mark.slow),  # 4 data sets x 5 temperatures x 9 methods
     ],
 )
 def test_reports_of_equal_methods_say_better_or_worse_in_at_most_5_of_100(reports, size):
