@@ -368,7 +368,8 @@ def test_two_hundred_runs_and_a_seed_of_one_method_give_a_page(tmp_path):
     assert (one / "index.html").is_file() and not (one / "groups.csv").read_text().count("nan")
 
 
-def test_a_reader_that_goes_away_loses_no_file_and_sees_no_traceback(tmp_path):
+def test_a_reader_that_goes_away_sees_no_traceback(tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # what is printed is then written at the end
     paths = write_study(tmp_path, {"noclip": 0.3, "pspo": 0.5}, seeds=1, problems=4)
     command = [sys.executable, "maths_report.py", *map(str, paths), "--baseline", "noclip"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
