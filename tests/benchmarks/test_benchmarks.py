@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from argparse import Namespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from benchmarks import common, evaluation, readme
 from common.files import BadInput
 from common.record import read_record, write_record
+from maths_finetuning import Command
 from training import rollout
 from training.hyperparameters import REFUSED, check_names
 
@@ -57,6 +59,7 @@ def test_every_benchmark_runs_at_its_smallest_size(script, flags, tmp_path):
 FORCED = """
 import sys
 import maths_finetuning
+from maths_finetuning import Command
 from training import rollout
 from common.files import run_script
 winner, argv = sys.argv[1], sys.argv[2:]
@@ -118,13 +121,14 @@ def test_a_wrong_flag_is_named_before_trl_is_imported_and_no_right_one_is_refuse
     from trl import GRPOConfig, ModelConfig, SFTConfig, TrlParser
 
     for method, kind in (("pspo", GRPOConfig), ("sft", SFTConfig)):
-        args = Namespace(trust_region_method=method, recipe={})
+        command = Command(Namespace(trust_region_method=method), rest=[], recipe={}, dataset="gsm8k")
         parser = TrlParser([kind, ModelConfig], allow_abbrev=False)
         names = [name for action in parser._actions for name in action.option_strings if action.dest not in REFUSED]
-        check_names(args, [name for name in names if name.startswith("--") and name not in ("--help", "--config")])
+        command.rest = [name for name in names if name.startswith("--") and name not in ("--help", "--config")]
+        check_names(command)
         for wrong in ("--learning_rat", "--learning_rat=3", "--no_learning"):
             with pytest.raises(BadInput, match=f"unknown option {wrong.split('=')[0]}"):
-                check_names(args, [wrong])
+                check_names(replace(command, rest=[wrong]))
     code = "import sys, maths_finetuning as m\ntry: m.parse(sys.argv[1:])\nexcept ValueError: pass\n"
     code += "assert not {'torch', 'trl', 'transformers'} & sys.modules.keys()"
     flags = ["--model", "demo", "--trust_region_method", "pspo", "--learning_rat", "1"]

@@ -20,6 +20,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from common.record import read_record
+
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "tests/slurm/local_slurm.sh"
 CLUSTER = """
@@ -275,8 +277,9 @@ def test_two_nodes_train_one_run_and_are_saved_together(slurm, tmp_path):
     call(slurm, "scancel", "--signal=USR1", "--batch", f"{array}_0")
     thaw(pid, signal.SIGUSR1)
     wait_for("the end", 240, lambda: not queue(slurm))
-    record, log = json.loads((run / "run.json").read_text()), (tmp_path / "logs/runs/demo/pspo/seed0.log").read_text()
-    assert nodes == "gpu[01-02]" and record["config"]["processes"] == 2 and record["status"] == "finished", log
+    record = read_record(run)
+    log = (tmp_path / "logs/runs/demo/pspo/seed0.log").read_text()
+    assert nodes == "gpu[01-02]" and record.computed["processes"] == 2 and record.outcome.status == "finished", log
     assert "cpu, 2 processes" in log and "continuing from" in log
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 25)) and (run / "evaluations/summary.json").exists()
