@@ -1,6 +1,7 @@
 """The house: no import circle, files and functions of a size to read, and a README that says what the code does."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def name_of(path):
     return ".".join(part for part in parts if part != "__init__")
 
 
+@functools.cache
 def imports(path):
     """[(module, its node, the function it stands in or None)] of a file, relative imports resolved."""
     package, found = name_of(path) if path.name == "__init__.py" else name_of(path).rpartition(".")[0], []
@@ -75,6 +77,7 @@ def test_the_grader_stands_alone():
     assert not {name for name in used if (ROOT / f"{name}.py").exists()}
 
 
+@functools.cache
 def slow_modules():
     """Slow libraries, and our own modules that import one at their top."""
     slow, before = set(SLOW), None
