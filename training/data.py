@@ -19,6 +19,8 @@ def load_training_data(plan, template, text_config):
     plan: of maths_finetuning.py. template: Template. text_config: the model's, see load_config. Raises BadInput as
     load_training_split does, and for rows that TRL would cut or drop or the model cannot take in.
     """
+    from datasets import Dataset  # slow to import
+
     args = plan.command.args
     sft = args.trust_region_method == "sft"
     parts = load_training_split(plan.command.dataset, plan.config.seed, get_cache_dir(args.cache_dir), sft)
@@ -32,7 +34,7 @@ def load_training_data(plan, template, text_config):
 
     data = {}
     for part, rows in zip(("train", "validation"), parts, strict=True):
-        messages = rows.map(add, remove_columns=rows.column_names)
+        messages = Dataset.from_list([add(row) for row in rows])
         tokens = encode_rows(messages, template)
         check_vocabulary(template.tokenizer, tokens, text_config)
         lengths = list(zip(rows["id"][:], map(len, tokens), strict=True))

@@ -38,15 +38,16 @@ def split_groups(prompts, first, num_generations):
     return groups
 
 
-def find_rollout_obstacle(config, tokenizer, prompts, max_completion_length):
-    """Why the project's sampler cannot answer these prompts (conversations) of a model, None where it can.
+def find_rollout_obstacle(config, tokenizer, data, max_completion_length):
+    """Why the project's sampler cannot answer the prompts of a run, None where it can.
 
-    config: of the model's text part. The prompts are only measured where the model has a window.
+    config: of the model's text part. data: {part: rows with a `prompt`}, measured only where the model has a window.
     """
     model_class = causal_lm_class(config)
     obstacle = find_obstacle(model_class, config, longest=0)
     if obstacle or not getattr(config, "sliding_window", None):
         return obstacle
+    prompts = [prompt for rows in data.values() for prompt in rows["prompt"]]
     ids = tokenizer.apply_chat_template(prompts, add_generation_prompt=True)["input_ids"]
     return find_obstacle(model_class, config, max(map(len, ids)) + max_completion_length)
 
