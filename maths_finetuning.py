@@ -38,7 +38,7 @@ from common.runs import EXIT_SAVED, LOG_FILE, open_run, read_log, step_of
 from common.values import add_switch, at_least, check_ranges, kinds_of_parser, read_values, to_words
 from maths_rewards import REWARDS
 from training.checks import check_together
-from training.continuing import check_can_continue
+from training.continuing import check_can_continue, find_sharding
 from training.data import load_training_data
 from training.hyperparameters import check_names, find_recipe, print_config, read_recipe, resolve_config
 from training.options import RANGES, TRL_SAMPLES, read_field_kinds
@@ -255,15 +255,6 @@ class SamplerChoice:
         return self
 
 
-def find_sharding(config):
-    """What spreads a model over processes, "FSDP" or "DeepSpeed"; None if nothing does."""
-    if config.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        return "FSDP"
-    if config.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        return "DeepSpeed"
-    return None
-
-
 def choose_sampler(plan, obstacle=None):
     """The SamplerChoice of a run. Raises BadInput where --sampler own cannot do what is asked.
 
@@ -300,9 +291,8 @@ def find_obstacle(plan, model_path, tokenizer, data):
         return None
     from training.rollout import find_rollout_obstacle  # imports torch
 
-    prompts = [*data["train"]["prompt"], *data["validation"]["prompt"]]
     config, _ = load_config(model_path)
-    return find_rollout_obstacle(config, tokenizer, prompts, plan.config.max_completion_length)
+    return find_rollout_obstacle(config, tokenizer, data, plan.config.max_completion_length)
 
 
 def settle_sampler(run, config, seconds):

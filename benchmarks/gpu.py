@@ -48,6 +48,7 @@ from benchmarks.common import (
 )
 from benchmarks.evaluation import pad_left
 from common.files import run_script
+from common.runs import LOG_FILE
 
 # the paper's batch; 160 tokens: GSM8K's prompts
 PROMPTS = 16
@@ -304,7 +305,7 @@ def train_demo(folder, options, stop_at=None):
     command = [sys.executable, ROOT / "maths_finetuning.py", "--model", "demo", "--trust_region_method", "pspo"]
     command += [*steps.split(), *size.split(), "--sampler", "own", "--device", options.device]
     process = subprocess.Popen([*map(str, command), "--output_dir", str(folder)], stdout=subprocess.DEVNULL)
-    log = folder / "metrics.jsonl"
+    log = folder / LOG_FILE
     while stop_at and process.poll() is None:
         if log.exists() and f'"step": {stop_at}' in log.read_text():
             process.send_signal(signal.SIGTERM)

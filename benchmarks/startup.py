@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import ROOT, make_row
+from common.runs import LOG_FILE
 
 TRAIN = ["maths_finetuning.py", "--model", "demo", "--trust_region_method", "pspo"]
 
@@ -31,7 +32,7 @@ def first_step(flags):
         command = [sys.executable, *TRAIN, "--output_dir", f"{folder}/run", *flags]
         begun = time.perf_counter()
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        log = Path(folder) / "run" / "metrics.jsonl"
+        log = Path(folder) / "run" / LOG_FILE
         while process.poll() is None and not (log.exists() and log.stat().st_size):
             time.sleep(0.02)
         seconds = time.perf_counter() - begun

@@ -51,7 +51,7 @@ def check_can_continue(config):
         raise BadInput(f"--optim {config.optim}: its state is in no checkpoint; use another")
     if not is_grpo(config) and not config.accelerator_config.use_seedable_sampler:
         raise BadInput("--accelerator_config: without use_seedable_sampler the order of the data is in no checkpoint")
-    if getattr(config, "sync_ref_model", False) and is_sharded(config):
+    if getattr(config, "sync_ref_model", False) and find_sharding(config):
         raise BadInput("--sync_ref_model: under FSDP or DeepSpeed the reference model would be in no checkpoint")
 
 
@@ -60,11 +60,13 @@ def is_grpo(config):
     return hasattr(config, "num_generations")
 
 
-def is_sharded(config):
-    """Whether FSDP or DeepSpeed spreads the weights over processes, by the options or by `accelerate launch`."""
-    asked = config.fsdp or config.deepspeed
-    launched = os.environ.get("ACCELERATE_USE_FSDP") == "true" or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
-    return bool(asked) or launched
+def find_sharding(config):
+    """What spreads a model over processes, "FSDP" or "DeepSpeed"; None if nothing does."""
+    if config.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        return "FSDP"
+    if config.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        return "DeepSpeed"
+    return None
 
 
 # ---- what a checkpoint lacks

@@ -254,6 +254,8 @@ import datasets, safetensors, transformers.models.qwen2.modeling_qwen2
 import maths_evaluations, sampling.engine
 from common.files import run_script
 
+import torch, transformers.models.qwen2.modeling_qwen2, datasets, sampling.engine  # once for all children
+
 flags, out = {flags!r}, Path({out!r})
 sys.argv = ["maths_evaluations.py", "--output_dir", str(out), *flags]
 
@@ -300,7 +302,7 @@ print(partial)
 
 def test_killed_at_30_writes_and_resumed_gives_the_rows_of_an_undisturbed_run(model_dir, tmp_path, root):
     """A kill before any row is stored proves little: half of the kills at least must leave a part of the rows."""
-    flags = ["--model_path", str(model_dir), *SMALL, *FULL, "--max_new_tokens", "60", "--limit", "30"]
+    flags = ["--model_path", str(model_dir), *SMALL, *FULL, "--max_new_tokens", "20", "--limit", "30"]
     code = KILLER.format(root=str(root), flags=flags, out=str(tmp_path / "out"))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

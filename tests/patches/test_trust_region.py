@@ -1,5 +1,6 @@
 """The patched GRPOTrainer: clip against the pristine release, and every method against formulas written out here."""
 
+import gc
 import hashlib
 import importlib
 import importlib.metadata
@@ -159,6 +160,7 @@ def all_clip_cases():
 
 def record(cases, path):
     """Trains every case with whatever TRL is on the path, and writes logs (without timings) and weights' sha256."""
+    gc.freeze()  # as conftest.py does
     results = {"is_patched": "trust_region_method" in GRPOConfig.__dataclass_fields__}
     make_model().save_pretrained("reference")
     for name, overrides in globals()[cases]().items():
