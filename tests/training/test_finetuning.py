@@ -921,5 +921,6 @@ def test_each_method_trains_on_real_rows(run, real_cache, method):
     flags += [] if method == "sft" else ["--num_generations", "4", "--max_completion_length", "32"]
     path = run(*flags, method=method)
     data = read_record(path).basis.data
-    assert {name: part.split()[0] for name, part in data.items()} == {"train": "7000", "validation": "473"}
+    kept = {name: int(part.split()[0]) for name, part in data.items()}
+    assert 6900 < kept["train"] <= 7000 and 460 < kept["validation"] <= 473
     assert [row["step"] for row in log_rows(path)] == [1, 2]
