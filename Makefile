@@ -18,7 +18,8 @@ demo: .venv/patched
 	$(PY) maths_evaluations.py --model_path runs/demo/pspo/seed0 --temperatures 0 1 --samples_per_prompt 4
 	$(PY) maths_report.py runs/demo/base runs/demo/pspo/seed0
 	@echo
-	@echo "The reward curve: runs/demo/pspo/seed0/reward_curve.png"
+	@$(PY) -m reporting.text_curve runs/demo/pspo/seed0
+	@echo
 	@echo "The same for a real model (the first command needs internet, the others a GPU):"
 	@echo "  $(PY) save_model_locally.py --models Qwen2.5-0.5B"
 	@echo "  $(PY) maths_finetuning.py --model Qwen2.5-0.5B --trust_region_method pspo --seed 0"
@@ -48,6 +49,8 @@ nightly: .venv/patched
 	HYPOTHESIS_PROFILE=nightly $(PY) -m pytest tests/grading -m hypothesis -n $(THREADS) --dist worksteal -vv
 
 .venv/installed: requirements.txt
+	@echo "Making .venv with what requirements.txt pins: 1.9 GB with torch for CPUs, more with CUDA. pip downloads it"
+	@echo "without a word, for minutes; whether it goes on, another terminal says: du -sh .venv"
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --requirement requirements.txt
 	touch $@

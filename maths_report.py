@@ -39,7 +39,7 @@ from common.completions import show_completions
 from common.files import BadInput, make_parser, run_script
 from common.record import read_record
 from maths_grid import cell_state, read_grid, read_queue
-from reporting.answer import explain_rules, make_answer, print_methods, print_pair
+from reporting.answer import conclude_pair, explain_rules, make_answer, print_methods, print_pair
 from reporting.comparison import Question, choose_primary, count_failures, make_results, order_keys
 from reporting.methods import RULES, fill_in, group_methods, has_name, mark_below_base, show_setting
 from reporting.page.page import write_page
@@ -216,8 +216,8 @@ def print_two(first, other):
     families = find_families([first, other])
     print(f"accuracy in %, 95 % intervals over problems, for these runs only; reference: {first.path}")
     print(f"\n{'data set':10} {'T':>4} {'problems':>8}   {'reference':22}   {str(other.path):22}   difference, paired")
-    for key in shared:
-        print_pair(first, other, key, families.get(key[0]))
+    intervals = {key: print_pair(first, other, key, families.get(key[0])) for key in shared}
+    print(f"\n{conclude_pair(first.path, other.path, intervals)}")
     if left := list_unfinished([first, other]):
         print("", *left, sep="\n")
 

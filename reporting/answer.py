@@ -196,7 +196,7 @@ def show_gain(gains):
 
 
 def print_pair(first, other, key, families):
-    """A line of two runs, paired by problem, at a (data set, temperature)."""
+    """A line of two runs, paired by problem, at a (data set, temperature); returns the paired difference's interval."""
     a = accuracy_of([first], key, families)
     b = accuracy_of([other], key, families)
     texts = [percent(*share_interval(x), x.mean()) for x in (a, b)]
@@ -204,6 +204,17 @@ def print_pair(first, other, key, families):
     gap = percent(figures["difference_low"], figures["difference_high"], figures["difference"], "+")
     problems = len(first.scores[key])
     print(f"{key[0]:10} {key[1]:4g} {problems:8d}   {texts[0]:22}   {texts[1]:22}   {gap}")
+    return figures["difference_low"], figures["difference_high"]
+
+
+def conclude_pair(first, other, intervals):
+    """The one sentence that two runs allow. intervals: {(data set, temperature): (low, high) of the difference}."""
+    above = [show_key(key) for key, (low, _) in intervals.items() if low > 0]
+    below = [show_key(key) for key, (_, high) in intervals.items() if high < 0]
+    parts = [f"more problems than {first} on {list_words(above)}"] if above else []
+    parts += [f"fewer problems than {first} on {list_words(below)}"] if below else []
+    said = f"{other} solves {', and '.join(parts)}" if parts else f"{other} was not shown to differ from {first}"
+    return f"{said}: one run beside another, which says nothing of a method over its seeds."
 
 
 def print_methods(rows):

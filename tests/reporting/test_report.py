@@ -25,6 +25,7 @@ from evaluation.intervals import Z
 from maths_grid import read_grid
 from maths_report import make_report, read_runs, write_report
 from reporting import figures
+from reporting.answer import conclude_pair
 from reporting.comparison import describe_part
 from reporting.methods import RULES
 from reporting.page import page as page_module
@@ -767,6 +768,15 @@ def write_evaluation_of_two(path, rng, rate):
     summary = json.loads(files[0][1])
     summary["datasets"]["demo"] |= json.loads(files[1][1])["datasets"]["demo"]
     (path / "evaluations/summary.json").write_text(json.dumps(summary))
+
+
+def test_two_runs_allow_one_sentence():
+    intervals = {("demo", 0.0): (0.48, 0.58), ("demo", 1.0): (-0.01, 0.02), ("other", 0.0): (-0.3, -0.1)}
+    said = conclude_pair("runs/base", "runs/pspo", intervals)
+    assert said.startswith("runs/pspo solves more problems than runs/base on demo@0, and fewer problems than runs/base")
+    assert "demo@1" not in said and "on other@0" in said and "one run beside another" in said
+    unclear = conclude_pair("runs/base", "runs/pspo", {("demo", 1.0): (-0.01, 0.02)})
+    assert unclear.startswith("runs/pspo was not shown to differ from runs/base:")
 
 
 def test_a_margin_lets_the_report_say_that_methods_are_alike(tmp_path):
