@@ -1,4 +1,4 @@
-"""A run's reward as characters: means of equal parts, from the lowest to the highest; only where a terminal shows them."""
+"""A run's reward as characters: means of equal parts, from the lowest to the highest, on a terminal that has them."""
 
 import io
 import sys
