@@ -38,7 +38,7 @@ from common.files import BadInput, read_json, write_json
 from common.models import choose_precision
 
 RECORD_FILE = "run.json"
-SAMPLER_VERSION = 2  # raised when the same seed draws other tokens in training
+SAMPLER_VERSION = 3  # raised when the same seed draws other tokens in training
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "numpy", "tokenizers", "math-verify")
 
 

@@ -18,6 +18,7 @@ from sampling.check import check_sampler, logp_difference
 from sampling.engine import Request, find_obstacle, generate
 from sampling.graphs import Decoder
 from sampling.tokens import Sampling
+from training.schedule import micro_batches_an_epoch
 
 ROLLOUT_ROWS = 256  # completions decoded at once in training; their key/value cache fits a GPU beside a model of 3B
 
@@ -52,6 +53,17 @@ def find_rollout_obstacle(config, tokenizer, data, max_completion_length):
     return find_obstacle(model_class, config, max(map(len, ids)) + max_completion_length)
 
 
+def generation_of_step(trainer):
+    """Which generation of its optimiser step a GRPOTrainer begins now: two of one step never get the same number.
+
+    An epoch begins with a step of its own, though its last step may have had fewer micro-batches than the others.
+    """
+    config = trainer.args
+    an_epoch = micro_batches_an_epoch(config, len(trainer.train_dataset), trainer.accelerator.num_processes)
+    in_step = trainer._step % an_epoch % config.gradient_accumulation_steps
+    return in_step // config.steps_per_generation
+
+
 def rollout_requests(prompts, trainer, tokenizer, seed):
     """The Requests of this process for a generation of a GRPOTrainer.
 
@@ -59,10 +71,9 @@ def rollout_requests(prompts, trainer, tokenizer, seed):
     not from how the rows are spread over processes.
     """
     training = trainer.model.training
-    config = trainer.args
     step = trainer.state.global_step
     count = trainer.num_generations if training else trainer.num_generations_eval
-    generation = trainer._step % config.gradient_accumulation_steps // config.steps_per_generation
+    generation = generation_of_step(trainer)
     groups = split_groups(prompts, trainer.accelerator.process_index * len(prompts), count)
     conversations = [prompt for _, prompt, _ in groups]
     ids = tokenizer.apply_chat_template(conversations, add_generation_prompt=True, **trainer.chat_template_kwargs)

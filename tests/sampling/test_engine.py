@@ -25,7 +25,7 @@ from sampling.check import check_sampler, forward_logps
 from sampling.engine import Request, generate
 from sampling.graphs import Decoder
 from sampling.tokens import Sampling, draw_uniforms, sample_tokens
-from training.rollout import rollout_requests, split_groups
+from training.rollout import generation_of_step, rollout_requests, split_groups
 
 VOCABULARY, END, PAD = 40, 2, 0
 
@@ -401,17 +401,51 @@ def test_a_batch_that_is_not_made_of_groups_is_an_error():
         split_groups(["a", "a", "b", "c"], 0, 2)
 
 
-# The digest of what each SAMPLER_VERSION draws.
-DRAWS = {2: "21a61c140de100c0484457a030380d440177273dfc71f3f7a818e2256da9e7a1"}
+@pytest.mark.parametrize("accumulation", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize("per_generation", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_no_two_generations_of_a_run_share_random_numbers(accumulation, per_generation, iterations):
+    """Epochs of 5 generations, walked through as transformers does: the last step of an epoch takes what is left."""
+    config = types.SimpleNamespace(
+        gradient_accumulation_steps=accumulation,
+        steps_per_generation=per_generation,
+        num_iterations=iterations,
+        generation_batch_size=8,
+        num_generations=4,
+    )
+    trainer = types.SimpleNamespace(
+        args=config, train_dataset=range(11), accelerator=types.SimpleNamespace(num_processes=1), _step=0
+    )
+    micro_batches = 5 * per_generation * iterations
+    seen = []
+    step = 0
+    for _ in range(4):
+        for place in range(micro_batches):
+            if trainer._step % (per_generation * iterations) == 0:
+                seen.append((step, generation_of_step(trainer)))
+            trainer._step += 1
+            step += (place + 1) % accumulation == 0 or place + 1 == micro_batches
+    assert len(seen) == 20 and len({*seen}) == 20
+
+
+# The digest of what each SAMPLER_VERSION draws. Version 3 differs from 2 where an epoch ends within an accumulation.
+DRAWS = {3: "21a61c140de100c0484457a030380d440177273dfc71f3f7a818e2256da9e7a1"}
 
 
 def test_the_version_is_raised_when_the_same_seed_draws_other_tokens():
     """Seeds, random numbers, and inversion on probabilities far from any rounding."""
     trainer = types.SimpleNamespace(
         model=types.SimpleNamespace(training=True),
-        args=types.SimpleNamespace(gradient_accumulation_steps=4, steps_per_generation=2),
+        args=types.SimpleNamespace(
+            gradient_accumulation_steps=4,
+            steps_per_generation=2,
+            num_iterations=1,
+            generation_batch_size=12,
+            num_generations=4,
+        ),
+        train_dataset=range(8 * 3),  # an epoch of 8 generations, 16 micro-batches
         state=types.SimpleNamespace(global_step=3),
-        accelerator=types.SimpleNamespace(process_index=1),
+        accelerator=types.SimpleNamespace(process_index=1, num_processes=2),
         num_generations=4,
         num_generations_eval=2,
         chat_template_kwargs={},
