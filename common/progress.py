@@ -11,6 +11,7 @@ import sys
 import time
 
 LINE_SECONDS = 30.0  # between two plain lines at least
+FIRST_PART = 20  # the first line comes with a twentieth of the work, or after LINE_SECONDS: one row foretells little
 
 
 def open_bar(total, unit, label, done=0):
@@ -23,7 +24,7 @@ def open_bar(total, unit, label, done=0):
 
 
 class PlainLines:
-    """What a log file gets in place of a bar: one line at most every LINE_SECONDS, the first one at once.
+    """What a log file gets in place of a bar: a line at most every LINE_SECONDS, from when the speed is known.
 
     The methods are those of tqdm that a bar of this project is used with.
     """
@@ -36,7 +37,8 @@ class PlainLines:
         self.done_before = done  # by an earlier process: it says nothing about the speed of this one
         self.shown = ""
         self.begun = time.monotonic()
-        self.next_line = self.begun
+        self.next_line = self.begun + LINE_SECONDS
+        self.is_first = True
 
     def __enter__(self):
         return self
@@ -57,10 +59,13 @@ class PlainLines:
 
     def write_line_if_due(self):
         now = time.monotonic()
-        if now < self.next_line or self.done == self.done_before:
+        done_here = self.done - self.done_before
+        is_known = self.is_first and done_here * FIRST_PART >= self.total - self.done_before
+        if done_here == 0 or not (is_known or now >= self.next_line):
             return
+        self.is_first = False
         self.next_line = now + LINE_SECONDS
-        left = (self.total - self.done) * (now - self.begun) / (self.done - self.done_before)
+        left = (self.total - self.done) * (now - self.begun) / done_here
         parts = [f"{self.unit} {self.done} of {self.total}", f"{time_text(left)} left"]
         if self.shown:
             parts.append(self.shown)

@@ -19,9 +19,29 @@ def test_a_file_gets_a_line_at_most_every_half_minute(clock, capsys):
             clock[0] += 7
             bar.update(1)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "demo/pspo/seed0: step 1 of 100, 12 min left"  # 99 steps of 7 s
+    assert lines[0] == "demo/pspo/seed0: step 5 of 100, 11 min left"  # 95 steps of 7 s
     steps = [int(line.split()[2]) for line in lines]
-    assert steps == list(range(1, 101, 5))  # 35 s apart, the first multiple of 7 that is no less than 30
+    assert steps == list(range(5, 101, 5))  # 35 s apart, the first multiple of 7 that is no less than 30
+
+
+def test_the_first_line_waits_until_the_speed_is_known(clock, capsys):
+    """A row of a batch says nothing: the first ones come together, after the whole of it."""
+    bar = progress.open_bar(1000, "completion", "run")
+    clock[0] += 2
+    bar.update(1)
+    assert capsys.readouterr().err == ""
+    bar.update(49)  # a twentieth
+    assert capsys.readouterr().err == "run: completion 50 of 1000, 38 s left\n"
+    clock[0] += 2
+    bar.update(50)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_first_line_of_slow_work_comes_after_half_a_minute(clock, capsys):
+    bar = progress.open_bar(1000, "completion", "run")
+    clock[0] += 31
+    bar.update(1)
+    assert capsys.readouterr().err == "run: completion 1 of 1000, 8.6 h left\n"
 
 
 def test_a_line_has_the_figures_of_its_moment(clock, capsys):
