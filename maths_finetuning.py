@@ -37,7 +37,7 @@ from common.record import make_record, read_record, validation_at, write_record
 from common.runs import EXIT_SAVED, LOG_FILE, open_run, read_log, step_of
 from common.values import add_switch, at_least, check_ranges, kinds_of_parser, read_values, to_words
 from maths_rewards import REWARDS
-from training.checks import check_together
+from training.checks import check_device, check_model_takes, check_together
 from training.continuing import check_can_continue, find_sharding
 from training.data import load_training_data
 from training.hyperparameters import check_names, find_recipe, print_config, read_recipe, resolve_config
@@ -309,6 +309,8 @@ def make_trainer(plan, sampler, model, tokenizer, data, settle=None):
     """TRL's GRPOTrainer or SFTTrainer for this run. sampler: "own", "trl" or "trial"; settle: see make_rollout."""
     from trl import SFTTrainer, get_peft_config
 
+    from training.trainer import ThriftyGRPOTrainer, construct
+
     common = {
         "model": model,
         "args": plan.config,
@@ -318,12 +320,11 @@ def make_trainer(plan, sampler, model, tokenizer, data, settle=None):
         "peft_config": get_peft_config(plan.model_config),
     }
     if plan.command.args.trust_region_method == "sft":
-        return SFTTrainer(**common)
+        return construct(SFTTrainer, common)
     from training.rollout import make_rollout  # imports torch
-    from training.trainer import ThriftyGRPOTrainer
 
     rollout = None if sampler == "trl" else make_rollout(plan.config.seed, tokenizer, settle)
-    return ThriftyGRPOTrainer(reward_funcs=list(REWARDS), rollout_func=rollout, **common)
+    return construct(ThriftyGRPOTrainer, {**common, "reward_funcs": list(REWARDS), "rollout_func": rollout})
 
 
 def check_sharding(trainer):
@@ -382,7 +383,9 @@ def run_training(plan, model_path):
     args = plan.command.args
     config = plan.config
     processes = config.distributed_state
+    check_device(config)
     tokenizer = load_tokenizer([model_path])
+    check_model_takes(config, tokenizer, load_config(model_path)[0])
     data = load_data(plan, model_path, tokenizer)
     check_plan(config, len(data["train"]))
     path = Path(config.output_dir)

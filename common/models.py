@@ -215,7 +215,7 @@ def load_model(dirs, dtype, **kwargs):
             raise ValueError(f"weights are missing or of another shape, {missing[0]} for one")
         if len(dirs) > 1:
             model = merge_adapter(model, dirs[0])
-    except (OSError, ValueError, KeyError, RuntimeError, UserWarning, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, UserWarning, SafetensorError) as error:
         raise BadInput(f"cannot load the model in {dirs[0]}: {error}") from None
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters() if p.is_floating_point()):
         raise BadInput(f"the weights in {dirs[0]} hold values that are not finite: the training went wrong")

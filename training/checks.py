@@ -20,6 +20,13 @@ VALIDATED = (
 ).split()
 
 
+FLASH_PACKAGES = {
+    "flash_attention_2": "flash_attn",
+    "flash_attention_3": "flash_attn_interface",
+    "flash_attention_4": "flash_attn",
+}
+
+
 def check_together(plan):
     """Raise BadInput for the first thing that the values of a Plan cannot be together."""
     config = plan.config
@@ -34,6 +41,7 @@ def check_together(plan):
             raise BadInput(f"--{bits}: bitsandbytes is not installed here (pip install bitsandbytes)")
     if config.use_liger_kernel and find_spec("liger_kernel") is None:
         raise BadInput("--use_liger_kernel: liger-kernel is not installed here (pip install liger-kernel)")
+    check_attention(plan.model_config.attn_implementation)
     if config.dataloader_persistent_workers and not config.dataloader_num_workers:
         raise BadInput("dataloader_persistent_workers needs workers: give --dataloader_num_workers")
     check_schedule(config)
@@ -49,6 +57,14 @@ def check_grpo(config):
         raise BadInput(f"reward_weights: {len(config.reward_weights)} are given, one for each of {names} is needed")
     if config.entropy_coef_min > config.entropy_coef_max:
         raise BadInput("entropy_coef_min is more than entropy_coef_max")
+    if config.sync_ref_model and config.beta == 0:
+        raise BadInput("sync_ref_model: with beta 0 there is no reference model: give --beta, or leave it out")
+    batched = config.use_transformers_continuous_batching or config.use_transformers_paged
+    if batched and config.eval_strategy != "no":
+        raise BadInput(
+            "use_transformers_continuous_batching: TRL 1.16 then logs validation as training, without a reward: give "
+            "--eval_strategy no --load_best_model_at_end false, or leave it out"
+        )
 
 
 def check_unread(plan):
@@ -82,6 +98,45 @@ def check_sft(config):
         raise BadInput("packing needs a --max_length: it is the length of what is packed")
     if config.padding_free and not config.packing and config.max_length is not None:
         raise BadInput("padding_free does not look at max_length: give --packing, or --max_length null")
+    if config.assistant_only_loss:
+        raise BadInput("assistant_only_loss: the loss is of the answer alone as it is; leave it out")
+    if config.chat_template_path:
+        raise BadInput("chat_template_path: put the template into the model's directory, as chat_template.jinja")
+
+
+def check_attention(name):
+    """Raise BadInput for an attention that transformers has not, or whose package is missing; None: its own choice."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    if name is None:
+        return
+    known = sorted({"eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()})
+    if name not in known:  # a kernel of the Hub would be code that is fetched and run
+        raise BadInput(f"attn_implementation must be one of {', '.join(known)}, got {name!r}")
+    package = FLASH_PACKAGES.get(name.removeprefix("paged|"))
+    if package and find_spec(package) is None:
+        raise BadInput(f"attn_implementation {name}: {package} is not installed here; use sdpa")
+
+
+def check_model_takes(config, tokenizer, text_config):
+    """Raise BadInput for an option that this model or its tokenizer cannot follow.
+
+    config: GRPOConfig or SFTConfig. text_config: the model's, see load_config.
+    """
+    if config.router_aux_loss_coef and not hasattr(text_config, "router_aux_loss_coef"):
+        raise BadInput("router_aux_loss_coef: this model has no experts: leave it out")
+    for name in ("eos_token", "pad_token"):
+        token = getattr(config, name, None)
+        if token is not None and token not in tokenizer.get_vocab():
+            raise BadInput(f"{name}: {token!r} is no token of this model's tokenizer")
+
+
+def check_device(config):
+    """Raise BadInput for what a CPU cannot do: asked where a run starts, not where a grid is looked over."""
+    if config.use_cpu and config.fp16:
+        raise BadInput("fp16: a CPU trains in fp32 or bf16; leave it out, or use a GPU")
+    if config.use_cpu and getattr(config, "activation_offloading", False):
+        raise BadInput("activation_offloading moves activations from a GPU to the CPU: there is no GPU here")
 
 
 def check_schedule(config):

@@ -18,6 +18,7 @@ REFUSED_SWITCHES = {
     "auto_find_batch_size": "the batch would follow from the memory that is free; set --per_device_train_batch_size",
     "enable_jit_checkpoint": "SIGTERM and SIGUSR1 save anyway, and only where a run can go on; leave it out",
     "save_on_each_node": "all processes share one run directory; leave it out",
+    "dataloader_drop_last": "the rows that fill no batch would never be validated on; leave it out",
     "dataloader_persistent_workers": "its workers' order of the data is in no checkpoint; leave it out",
 }
 # Options of which only some values continue: their names, then the values that do, the reason and the way out.

@@ -117,6 +117,11 @@ CHOICES = {
     "vllm_model_impl": ("vllm", "transformers"),
     "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
     "lora_task_type": ("CAUSAL_LM",),
+    "torch_compile_mode": ("default", "lite", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
+    "torch_compile_backend": (
+        "no eager aot_eager inductor aot_ts_nvfuser nvprims_nvfuser cudagraphs ofi fx2trt onnxrt tensorrt "
+        "aot_torchxla_trace_once torchxla_trace_once tvm hpu_backend neuron"
+    ).split(),  # of accelerate's DynamoBackend
 }
 # Types that allow null where TRL then counts with it.
 NEVER_NULL = ("num_generations", "max_completion_length", "dtype")

@@ -13,6 +13,7 @@ from accelerate.utils import is_peft_model
 from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
+from common.files import BadInput
 from sampling.check import TOLERANCE
 from training.shared_prompts import find_obstacle, find_prompts, install, pack
 
@@ -166,3 +167,11 @@ def gather_prompts(batches):
         if isinstance(value, torch.Tensor) and value.ndim > 0:
             merged[key] = value[order]
     return split_tensor_dict(merged, len(batches))
+
+
+def construct(trainer_class, arguments):
+    """A trainer of these arguments; raises BadInput for what its constructor refuses, which names the option."""
+    try:
+        return trainer_class(**arguments)
+    except (ValueError, ImportError) as error:
+        raise BadInput(f"TRL's trainer refuses this configuration: {' '.join(str(error).split())}") from None

@@ -1,0 +1,59 @@
+"""What TRL would refuse with a traceback, once the model is loaded or later, is one line before anything is written."""
+
+import pytest
+
+import maths_finetuning
+from common.files import BadInput
+from training.checks import check_device
+from training.trainer import construct
+
+DEMO = ["--model", "demo", "--device", "cpu"]
+PSPO = [*DEMO, "--trust_region_method", "pspo"]
+SFT = [*DEMO, "--trust_region_method", "sft"]
+
+# Each ended in a traceback, the first four after the run directory was made.
+REFUSED = [
+    ([*PSPO, "--attn_implementation", "abc"], "attn_implementation must be one of"),
+    ([*PSPO, "--attn_implementation", "kernels-community/flash-attn"], "attn_implementation must be one of"),
+    ([*PSPO, "--attn_implementation", "flash_attention_2"], "flash_attn is not installed"),
+    ([*PSPO, "--router_aux_loss_coef", "0.1"], "no experts"),
+    ([*PSPO, "--sync_ref_model"], "no reference model"),
+    ([*PSPO, "--dataloader_drop_last"], "never be validated on"),
+    ([*PSPO, "--torch_compile_mode", "abc"], "torch_compile_mode: must be one of"),
+    ([*SFT, "--torch_compile_backend", "abc"], "torch_compile_backend: must be one of"),
+    ([*PSPO, "--use_transformers_continuous_batching"], "logs validation as training"),
+    ([*SFT, "--eos_token", "<|nothing|>"], "no token of this model's tokenizer"),
+    ([*SFT, "--pad_token", "<|nothing|>"], "no token of this model's tokenizer"),
+    ([*SFT, "--assistant_only_loss"], "assistant_only_loss"),
+    ([*SFT, "--chat_template_path", "abc"], "chat_template.jinja"),
+    ([*SFT, "--activation_offloading"], "there is no GPU here"),
+    ([*PSPO, "--fp16", "--bf16", "false"], "a CPU trains in fp32 or bf16"),  # it trained in fp32, without a word
+]
+
+
+@pytest.mark.parametrize(("argv", "words"), REFUSED, ids=lambda part: part[6] if isinstance(part, list) else None)
+def test_what_cannot_train_is_refused_before_anything_is_written(argv, words, tmp_path):
+    with pytest.raises(BadInput, match=words):
+        maths_finetuning.main([*argv, "--output_root", str(tmp_path / "runs")])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_only_a_card_can_do_is_not_refused_where_a_grid_is_looked_over():
+    plan = maths_finetuning.resolve(maths_finetuning.parse([*PSPO, "--fp16", "--bf16", "false"]))
+    with pytest.raises(BadInput, match="fp16"):
+        check_device(plan.config)
+
+
+def test_what_trls_constructor_refuses_is_one_line_that_names_the_option():
+    from trl import SFTTrainer
+
+    plan = maths_finetuning.resolve(maths_finetuning.parse([*SFT, "--router_aux_loss_coef", "0.1"]))
+    path = maths_finetuning.check_model(plan.command.args)
+    tokenizer = maths_finetuning.load_tokenizer([path])
+    arguments = {"model": maths_finetuning.load_policy(path, plan.model_config, tokenizer), "args": plan.config}
+    data = maths_finetuning.load_data(plan, path, tokenizer)
+    arguments |= {"processing_class": tokenizer, "train_dataset": data["train"].select(range(4))}
+    arguments["eval_dataset"] = arguments["train_dataset"]
+    with pytest.raises(BadInput, match="router_aux_loss_coef") as refusal:
+        construct(SFTTrainer, arguments)
+    assert "\n" not in str(refusal.value)
