@@ -179,7 +179,7 @@ def test_a_file_cut_at_any_place_is_completed_to_the_same_rows(finished, copied,
     whole = (finished / "demo.jsonl").read_bytes()
     rng = random.Random(3)
     line_ends = [i + 1 for i, byte in enumerate(whole) if byte == 10]
-    for cut in [0, 1, line_ends[30], line_ends[30] - 1, *rng.sample(range(len(whole)), 4)]:
+    for cut in [1, line_ends[30], line_ends[30] - 1, *rng.sample(range(len(whole)), 2)]:
         (copied / "demo.jsonl").write_bytes(whole[:cut])
         assert evaluate(model_dir, copied, *FULL) == 0
         assert sorted((copied / "demo.jsonl").read_bytes().splitlines()) == sorted(whole.splitlines())
@@ -288,7 +288,7 @@ assert not start()
 expected = rows()
 shutil.rmtree(out)
 rng, kills, partial = random.Random(7), 0, 0
-while kills < 30:
+while kills < {kills}:
     if start(rng.randint(1, 25), rng.choice([0.0, 0.3, 0.99, 1.0])):
         kills += 1
         partial += 0 < (out / "demo.jsonl").read_text().count("\\n") < len(expected)
@@ -300,13 +300,14 @@ print(partial)
 """
 
 
-def test_killed_at_30_writes_and_resumed_gives_the_rows_of_an_undisturbed_run(model_dir, tmp_path, root):
+@pytest.mark.parametrize("kills", [4, pytest.param(30, marks=pytest.mark.slow)])
+def test_killed_at_any_write_and_resumed_gives_the_rows_of_an_undisturbed_run(model_dir, tmp_path, root, kills):
     """A kill before any row is stored proves little: half of the kills at least must leave a part of the rows."""
     flags = ["--model_path", str(model_dir), *SMALL, *FULL, "--max_new_tokens", "20", "--limit", "30"]
-    code = KILLER.format(root=str(root), flags=flags, out=str(tmp_path / "out"))
+    code = KILLER.format(root=str(root), flags=flags, out=str(tmp_path / "out"), kills=kills)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout) >= 15
+    assert int(done.stdout) >= kills / 2
 
 
 def test_regrade_puts_the_current_verdict_into_every_row(copied, finished, model_dir, monkeypatch):
