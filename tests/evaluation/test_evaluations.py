@@ -330,6 +330,65 @@ def test_a_changed_grader_asks_for_regrade_and_is_content_with_it(copied, model_
     assert evaluate(model_dir, copied, *FULL) == 0
 
 
+def test_regrade_needs_no_other_flag_and_loses_no_result(copied, finished, model_dir):
+    """The error that asks for it names the bare flag; a grader of another version must not drop what is complete."""
+    before = json.loads((finished / "summary.json").read_text())["datasets"]
+    settings = read_settings(copied)
+    settings.basis.grader = -1
+    write_settings(copied, settings)
+    argv = ["--model_path", str(model_dir), "--output_dir", str(copied), "--regrade"]
+    sys.argv = ["maths_evaluations.py", *argv]
+    assert run_script(maths_evaluations.main) == 0
+    assert json.loads((copied / "summary.json").read_text())["datasets"] == before
+    assert read_settings(copied).complete == read_settings(finished).complete
+
+
+def test_a_later_smaller_limit_leaves_what_is_complete(copied, finished, model_dir):
+    assert evaluate(model_dir, copied, *FULL, "--limit", "5") == 0
+    assert read_settings(copied).complete == {"demo": {"0": 20, "0.8": 20}}
+    assert (copied / "summary.json").read_bytes() == (finished / "summary.json").read_bytes()
+
+
+def test_a_prompt_that_is_written_otherwise_is_recorded_and_not_mixed(model_dir, tmp_path, capsys):
+    """--chat_template_kwargs, here the switch of a template as Qwen3's."""
+    shutil.copytree(model_dir, tmp_path / "model")
+    config = json.loads((model_dir / "tokenizer_config.json").read_text())
+    config["chat_template"] = "{% for m in messages %}{{ m['content'] }}{% endfor %}{{ 'T' if enable_thinking }}"
+    (tmp_path / "model/tokenizer_config.json").write_text(json.dumps(config))
+    for file in (tmp_path / "model").glob("*.jinja"):
+        file.write_text(config["chat_template"])
+    few = ["--limit", "2", "--temperatures", "0"]
+    asked = ["--chat_template_kwargs", '{"enable_thinking": true}']
+    assert evaluate(tmp_path / "model", tmp_path / "out", *few, *asked) == 0
+    assert read_settings(tmp_path / "out").chat_template_kwargs == {"enable_thinking": True}
+    before = stored(tmp_path / "out")
+    line = refuse(capsys, "--model_path", tmp_path / "model", "--output_dir", tmp_path / "out", *SMALL, *few)
+    assert "chat_template_kwargs" in line and stored(tmp_path / "out") == before
+    assert evaluate(tmp_path / "model", tmp_path / "out", *few, *asked) == 0
+
+
+def test_longer_prompts_can_be_added_to_a_directory_though_no_batch_size_is_given(model_dir, tmp_path):
+    """MATH-500 beside GSM8K: the rows at a time follow from model and machine, not from the prompts asked for."""
+    for name, words in (("short", 1), ("long", 20)):
+        rows = [{"question": f"What is {n} + 1?" + " Think." * words, "answer": f"#### {n + 1}"} for n in range(4)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("short", "long"):
+        argv = ["--model_path", model_dir, "--output_dir", tmp_path / "out", "--max_new_tokens", "4", "--temperatures"]
+        sys.argv = ["maths_evaluations.py", *map(str, argv), "0", "--datasets", str(tmp_path / f"{name}.jsonl")]
+        assert run_script(maths_evaluations.main) == 0
+    assert read_settings(tmp_path / "out").complete == {"short": {"0": 4}, "long": {"0": 4}}
+
+
+@pytest.mark.parametrize("how", ["name", "absolute path", "relative path"])
+def test_a_cached_model_is_evaluated_beside_the_cache_however_it_is_named(how, model_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(model_dir, tmp_path / "cache/tiny")
+    names = {"name": "tiny", "absolute path": str(tmp_path / "cache/tiny"), "relative path": "cache/tiny"}
+    args = parse_args(["--model_path", names[how], "--cache_dir", "cache"])
+    (directory,) = maths_evaluations.find_model_dirs(args.model_path, tmp_path / "cache")
+    assert str(maths_evaluations.choose_output_dir(args, directory)) == "runs/tiny/base/evaluations"
+
+
 def test_an_adapter_gives_what_its_merged_model_gives(model_dir, tmp_path):
     import torch
     from peft import LoraConfig, get_peft_model

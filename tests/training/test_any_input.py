@@ -19,7 +19,8 @@ from common.values import kinds_of_parser
 from maths_grid import OURS, read_grid
 from training.options import read_field_kinds
 
-QUICK = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+ALWAYS_THE_SAME = {"derandomize": True, "database": None, "deadline": None, "suppress_health_check": list(HealthCheck)}
+QUICK = settings(max_examples=40, **ALWAYS_THE_SAME)
 DEMO = ["--model", "demo", "--trust_region_method", "pspo"]
 # What starts other processes or belongs to other machines, and what a grid names otherwise.
 ELSEWHERE = {"deepspeed", "fsdp", "fsdp_config", "local_rank", "torch_compile", "output_dir", "log_level"}
@@ -123,7 +124,7 @@ SMALL = st.booleans() | st.sampled_from([0, 1, 2, 3, 0.1, 0.5, 1.5]) | st.sample
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, **ALWAYS_THE_SAME)
 @given(st.dictionaries(st.sampled_from(sorted({*OPTIONS, *FLAGS} - {*" ".join(SIZES).split()})), SMALL, max_size=3))
 def test_what_is_accepted_trains(tmp_path_factory, recipe):
     out = tmp_path_factory.mktemp("run")
