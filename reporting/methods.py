@@ -166,6 +166,14 @@ def label_runs(runs):
     return labels
 
 
+def note_samplers(rates, name):
+    """[a note] where seeds of one method took different samplers: on a card each run settles on the faster one."""
+    used = {run.record.outcome.sampler for rate in rates for run in rate.runs if run.record} - {None}
+    if len(used) < 2:
+        return []
+    return [f"{name}: some seeds were sampled by {' and some by '.join(sorted(used))}; --sampler makes it one"]
+
+
 def group_methods(runs):
     """Runs -> (Methods, notes): every run that was started is in one. Raises BadInput for one seed twice."""
     groups = defaultdict(lambda: defaultdict(list))
@@ -179,7 +187,7 @@ def group_methods(runs):
         for rate in rates:
             check_seeds(rate.runs)
         chosen, more = choose_rates(rates, f"{model}, {label}")
-        notes += more
+        notes += [*more, *note_samplers(chosen, f"{model}, {label}")]
         for rate in chosen:
             shown = label if len(chosen) == 1 else f"{label} learning_rate={show_rate(rate.value)}"
             methods.append(Method(model, setting, shown, rate, rates))

@@ -841,6 +841,21 @@ def test_a_data_set_is_held_against_every_other_version_not_only_the_first_runs(
         report_on([tmp_path / name for name in "abc"])
 
 
+def test_seeds_that_took_different_samplers_are_noted(tmp_path):
+    """On a card every run settles on the faster sampler at its first batch, which two seeds may find different."""
+    for seed, sampler in enumerate(("own", "own", "trl")):
+        path = tmp_path / f"pspo/seed{seed}"
+        write_run(path, "pspo", seed)
+        write_evaluation(path, {"demo-0": [True]})
+        record = read_record(path)
+        record.outcome.sampler = sampler
+        write_record(path, record)
+    report, _ = report_on([tmp_path / f"pspo/seed{seed}" for seed in range(3)])
+    assert any("sampled by own and some by trl" in note for note in report.notes)
+    report, _ = report_on([tmp_path / f"pspo/seed{seed}" for seed in range(2)])
+    assert not any("sampled by" in note for note in report.notes)
+
+
 def test_a_report_of_nothing_is_one_line_and_leaves_no_directory(tmp_path):
     grid = write_grid(tmp_path / "g.yaml", ["clip", "pspo"], [0])
     done = python("maths_report.py", grid, "--output", tmp_path / "out")
