@@ -277,7 +277,8 @@ def choose_sampler(plan, obstacle=None):
     if args.sampler == "trl":
         return SamplerChoice("trl", "asked for")
     if found:
-        return SamplerChoice("trl", f"{found} needs it")
+        note = "; its random state is in no checkpoint: a continued run draws other samples" if config.use_vllm else ""
+        return SamplerChoice("trl", f"{found} needs it{note}")
     if obstacle:
         return SamplerChoice("trl", f"ours cannot drive this model: {obstacle}")
     if args.sampler == "own" or config.use_cpu:

@@ -57,3 +57,10 @@ def test_what_trls_constructor_refuses_is_one_line_that_names_the_option():
     with pytest.raises(BadInput, match="router_aux_loss_coef") as refusal:
         construct(SFTTrainer, arguments)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_run_with_vllm_says_that_it_does_not_continue_bit_for_bit():
+    plan = maths_finetuning.resolve(maths_finetuning.parse([*PSPO, "--min_p", "0.1"]))
+    assert "random state" not in maths_finetuning.choose_sampler(plan).why
+    plan.config.use_vllm = True
+    assert "random state is in no checkpoint" in maths_finetuning.choose_sampler(plan).why
