@@ -37,7 +37,7 @@ from common.record import make_record, read_record, validation_at, write_record
 from common.runs import EXIT_SAVED, LOG_FILE, open_run, read_log, step_of
 from common.values import add_switch, at_least, check_ranges, kinds_of_parser, read_values, to_words
 from maths_rewards import REWARDS
-from training.checks import check_device, check_model_takes, check_together
+from training.checks import check_device, check_model_takes, check_together, describe_unread
 from training.continuing import check_can_continue, find_sharding
 from training.data import load_training_data
 from training.hyperparameters import check_names, find_recipe, print_config, read_recipe, resolve_config
@@ -401,6 +401,8 @@ def run_training(plan, model_path):
             say(config, f"{path} is finished; --overwrite starts it afresh")
             return 0
         say(config, *describe(config, plan.model_config.dtype, len(data["train"]), processes.num_processes))
+        if unread := describe_unread(plan):
+            say(config, *unread)
         choice = choice.settled(run.record.outcome.sampler)
         if choice.sampler:
             say(config, f"sampler: {choice.sampler} ({choice.why})")

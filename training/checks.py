@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 from common.files import BadInput
 from maths_rewards import REWARDS
-from training.options import TRL_SAMPLES
+from training.options import READ_WITH, TRL_SAMPLES, UNREAD_BY_GRPO
 
 # What validation logs, by the first part of its name; load_best_model_at_end and some schedulers choose by one of them.
 VALIDATED = (
@@ -76,6 +76,19 @@ def check_unread(plan):
         for name in dependent.split():
             if getattr(plan.config, name) != default[name]:
                 raise BadInput(f"{name} has no effect without --{option}: leave it out, or give --{option}")
+
+
+def describe_unread(plan):
+    """A line on each option that somebody gave and that changes nothing as the others stand."""
+    said = [name for name, (_, layer) in plan.values.items() if layer in ("flag", "recipe")]
+    lines = []
+    for switch, dependent in READ_WITH.items():
+        value, _ = plan.values.get(switch, (False, ""))
+        if not value:
+            lines += [f"note: {name} has no effect without {switch}" for name in said if name in dependent.split()]
+    if hasattr(plan.config, "trust_region_method"):
+        lines += [f"note: {name} has no effect in GRPO" for name in said if name in UNREAD_BY_GRPO]
+    return lines
 
 
 def check_generation(config):

@@ -107,6 +107,18 @@ RANGES = {
     "vllm_importance_sampling_clip_min": at_least(0),
     "vllm_importance_sampling_cap": at_least(0),
 }
+# Switches, and what is only read where one is on. Said without it, it changes nothing; a grid may switch along an axis.
+READ_WITH = {
+    "use_peft": (
+        "lora_r lora_alpha lora_dropout lora_target_modules lora_target_parameters lora_modules_to_save use_rslora "
+        "use_dora"
+    ),
+    "load_in_4bit": "bnb_4bit_quant_type use_bnb_nested_quant bnb_4bit_quant_storage",
+    "use_adaptive_entropy": "entropy_coef_min entropy_coef_max entropy_coef_delta entropy_target",
+    "sync_ref_model": "ref_model_mixup_alpha ref_model_sync_steps",
+}
+# Of transformers' and TRL's options, what GRPO never reads here: it has no labels, and no tools are given to it.
+UNREAD_BY_GRPO = ("label_smoothing_factor", "max_tool_calling_iterations")
 # Of the text that TRL takes as it comes, and whose misspelling it finds in the first step or never.
 CHOICES = {
     "importance_sampling_level": ("token", "sequence"),

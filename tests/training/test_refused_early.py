@@ -4,7 +4,8 @@ import pytest
 
 import maths_finetuning
 from common.files import BadInput
-from training.checks import check_device
+from training.checks import check_device, describe_unread
+from training.options import READ_WITH, UNREAD_BY_GRPO, read_field_kinds
 from training.trainer import construct
 
 DEMO = ["--model", "demo", "--device", "cpu"]
@@ -64,3 +65,24 @@ def test_a_run_with_vllm_says_that_it_does_not_continue_bit_for_bit():
     assert "random state" not in maths_finetuning.choose_sampler(plan).why
     plan.config.use_vllm = True
     assert "random state is in no checkpoint" in maths_finetuning.choose_sampler(plan).why
+
+
+UNREAD = [
+    ([*PSPO, "--lora_r", "8"], ["note: lora_r has no effect without use_peft"]),
+    ([*PSPO, "--lora_r", "8", "--use_peft"], []),
+    ([*SFT, "--use_dora"], ["note: use_dora has no effect without use_peft"]),
+    ([*PSPO, "--entropy_target", "0.5"], ["note: entropy_target has no effect without use_adaptive_entropy"]),
+    ([*PSPO, "--label_smoothing_factor", "0.1"], ["note: label_smoothing_factor has no effect in GRPO"]),
+    ([*SFT, "--label_smoothing_factor", "0.1"], []),
+    (PSPO, []),  # what the table of published values says is nobody's mistake
+]
+
+
+@pytest.mark.parametrize(("argv", "lines"), UNREAD, ids=lambda part: part[-2] if len(part) > 1 else None)
+def test_what_somebody_gave_and_nothing_reads_is_noted(argv, lines):
+    assert describe_unread(maths_finetuning.resolve(maths_finetuning.parse(argv))) == lines
+
+
+def test_what_is_noted_are_options():
+    named = {*READ_WITH, *UNREAD_BY_GRPO, *(name for row in READ_WITH.values() for name in row.split())}
+    assert named <= read_field_kinds("pspo").keys()
