@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,11 +24,13 @@ from common.files import BadInput
 from common.record import read_record, write_record
 
 ROOT = Path(__file__).resolve().parents[2]
+# A part of the demo's rows, so that a run reads 300 and not 3000 before its first step.
+ROWS = Path(tempfile.gettempdir()) / f"demo-rows-{os.getpid()}.jsonl"
 # A live trust region in seconds: generations of 64 completions, two mini-batches of two micro-batches each, twice.
 SMALL = (
     "--max_steps 16 --per_device_train_batch_size 16 --gradient_accumulation_steps 2 --steps_per_generation 4 "
     "--num_iterations 2 --num_generations 4 --warmup_steps 2 --learning_rate 1e-3 --save_steps 4 --eval_strategy no "
-    "--load_best_model_at_end False --max_completion_length 24"
+    f"--load_best_model_at_end False --max_completion_length 24 --dataset {ROWS}"
 ).split()
 TIMES = ("step_time", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
 
@@ -51,6 +54,14 @@ def _child(argv, log, stop=None):
         code = 1
     sys.stdout.flush()
     os._exit(code)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rows():
+    lines = (ROOT / "demo/data/train.jsonl").read_text().splitlines(keepends=True)
+    ROWS.write_text("".join(lines[:300]))
+    yield
+    ROWS.unlink()
 
 
 @pytest.fixture(scope="session")
@@ -404,7 +415,7 @@ def undisturbed(start, tmp_path_factory):
     (root / "rows.jsonl").write_text("".join(lines[:36]))  # 3 of them are to validate on
 
     def begin(folder, stop=None):
-        argv = [*DEMO, "--dataset", root / "rows.jsonl", *EPOCHS, "--output_root", folder]
+        argv = [*DEMO, *EPOCHS, "--dataset", root / "rows.jsonl", "--output_root", folder]
         process = start(argv, folder / "log", stop)
         process.join()
         assert process.exitcode in (0, 75, -signal.SIGKILL), (folder / "log").read_text()
@@ -922,5 +933,6 @@ def test_each_method_trains_on_real_rows(run, real_cache, method):
     path = run(*flags, method=method)
     data = read_record(path).basis.data
     kept = {name: int(part.split()[0]) for name, part in data.items()}
-    assert 6900 < kept["train"] <= 7000 and 460 < kept["validation"] <= 473
+    share = 0.8 if method == "sft" else 0.99  # SFT's rows hold their answers
+    assert share * 7000 < kept["train"] <= 7000 and share * 473 < kept["validation"] <= 473
     assert [row["step"] for row in log_rows(path)] == [1, 2]
