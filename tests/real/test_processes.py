@@ -18,7 +18,7 @@ TRAIN = (
     "--device cpu --model demo --trust_region_method pspo --num_generations 4 --num_iterations 2 --warmup_steps 0 "
     "--eval_strategy no --load_best_model_at_end False --max_completion_length 16"
 ).split()
-ALIKE = "--sampler own --max_steps 2 --save_steps 2 --learning_rate 1e-4".split()
+ALIKE = "--sampler own --num_generations 16 --max_steps 2 --save_steps 2 --learning_rate 1e-4".split()
 KILLED = (
     "--sampler trl --max_steps 4 --save_steps 2 --learning_rate 1e-3 --per_device_train_batch_size 8 "
     "--gradient_accumulation_steps 1"
@@ -49,7 +49,10 @@ def run_together(begin, count, argv, log):
 
 @pytest.mark.slow
 def test_one_two_and_four_processes_have_the_same_losses(begin, tmp_path):
-    """Of the same 32 sequences a step: their completions do not depend on where they are drawn, nor do the sums."""
+    """Of the same 32 sequences a step: their completions do not depend on where they are drawn, nor do the sums.
+
+    A group of 16 is whole in two processes and split over four.
+    """
     logs = {}
     for count in (1, 2, 4):
         batch = ["--per_device_train_batch_size", "8", "--gradient_accumulation_steps", str(4 // count)]
