@@ -79,6 +79,7 @@ sys.exit(run_script(maths_finetuning.main))
 SMALL = (
     "--model demo --trust_region_method pspo --max_steps 4 --per_device_train_batch_size 8 --max_completion_length 12"
 )
+SMALL += " --gradient_accumulation_steps 2 --steps_per_generation 4 --num_iterations 1"
 SMALL += " --save_steps 2 --save_total_limit 5 --eval_strategy no --load_best_model_at_end False --warmup_steps 0"
 
 
