@@ -322,6 +322,7 @@ def test_stub_serves_the_hubs_own_snapshot_download(hub, tmp_path):
     assert (tmp_path / "snapshot" / "model.safetensors").read_bytes() == b"tiny"
 
 
+@pytest.mark.slow
 def test_stub_serves_the_datasets_library_and_the_cache_has_the_same_rows(hub, filled, tmp_path):
     """The datasets library itself, pointed at the stub, sees what the cache holds, for each of the four."""
     code = (
@@ -430,6 +431,7 @@ def test_refused_or_wrong_file_is_said_and_leaves_the_rest_usable(hub, save, tmp
     assert state(tmp_path) == {"Qwen2.5-0.5B": [], "tiny": []}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ending", "count", "fault"),
     [
@@ -755,6 +757,7 @@ def test_verify_finds_an_extra_row(save, filled, tmp_path):
         assert re.search(rf"{name}/.*\.arrow has \d+ bytes, not \d+", result.stdout)
 
 
+@pytest.mark.slow
 def test_damage_is_repaired_with_what_is_still_good(hub, save, tmp_path):
     hub.repositories["models/maker/tiny"] = model_repository(b"12345678", **{"model-2.safetensors": b"more weights"})
     assert save("--models", "maker/tiny", "--datasets", "SVAMP").returncode == 0
@@ -784,6 +787,7 @@ def test_looking_changes_nothing(hub, save, filled, tmp_path):
     assert not (tmp_path / "cache").exists() and hub.requests == []
 
 
+@pytest.mark.slow
 def test_a_repair_that_cannot_be_made_moves_nothing(hub, save, tmp_path):
     hub.repositories["models/maker/tiny"] = model_repository(bytes(2 * MEGABYTE))
     assert save("--models", "maker/tiny").returncode == 0
@@ -859,6 +863,7 @@ def test_empty_or_damaged_cache(hub, save, tmp_path):
 # ---- no network
 
 
+@pytest.mark.slow
 def test_no_network_is_said_after_one_wait_of_ten_seconds(hub, tmp_path):
     assert hub_module.ANSWER_SECONDS == 10
     with socket.socket() as silent:
@@ -897,6 +902,7 @@ def maths_rows(rows):
     return {"train": train, "test": tests[: FEWER["test"]]}
 
 
+@pytest.mark.slow
 def test_maths_is_fetched_at_the_newest_revision_and_trained_on(hub, save, rows, tmp_path):
     from common.datasets import load_training_split
 

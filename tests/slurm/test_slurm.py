@@ -50,6 +50,7 @@ EVALUATE = {"limit": 10, "temperatures": [0], "max_new_tokens": 8}
 ONE = {"model": ["demo"], "method": ["pspo"], "seed": [0]}
 LONGER = {**TRAIN, "max_steps": 24, "save_steps": 12}
 
+pytestmark = pytest.mark.slow
 needs_slurm = pytest.mark.skipif(
     os.geteuid() != 0 or not all(map(shutil.which, ("slurmctld", "slurmd", "sbatch", "munged"))),
     reason="needs root and SLURM: tests/slurm/local_slurm.sh install",

@@ -253,7 +253,12 @@ def check_case(start, folder, flags, rows, step, how):
     assert codes == [EXIT_SAVED if how == SIGNAL else "killed", 0]
 
 
-@pytest.mark.parametrize("name", FORMER_FAULTS)
+QUICK = ("an epoch ends within an accumulation", "it is validated at the start and has no checkpoint")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FORMER_FAULTS]
+)
 def test_a_run_continues_where_it_once_became_another_one(start, tmp_path, name):
     check_case(start, tmp_path, *FORMER_FAULTS[name])
 
