@@ -11,7 +11,7 @@ import pytest
 from training.hyperparameters import GRPO, PRESETS, SFT
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted(p for p in ROOT.glob("**/*.md") if not {".venv", "runs", "tests"} & set(p.relative_to(ROOT).parts))
+DOCUMENTS = sorted(p for folder in (".", "*") for p in ROOT.glob(f"{folder}/*.md") if not p.parent.name.startswith("."))
 README = ROOT / "README.md"
 VALUES = ROOT / "training" / "README.md"
 

@@ -437,6 +437,7 @@ def assert_next_run_repairs(site):
     assert sorted(path.name for path in (site / "trl/trainer").iterdir()) == ["grpo_config.py", "grpo_trainer.py"]
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(site):
     before = contents(site)
     start = time.perf_counter()

@@ -279,7 +279,10 @@ def test_cispo_with_a_huge_cap_is_noclip_bit_for_bit(level):
     assert_same_training(cispo, train(trust_region_method="noclip", importance_sampling_level=level))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [m if m in ("clip", "pspo", "m2po") else pytest.param(m, marks=pytest.mark.slow) for m in METHODS],
+)
 def test_metrics_of_each_method(method):
     own = dict(OWN_FIELDS.get(method, {}))
     if method in ("dppo", "drpo", "m2po"):

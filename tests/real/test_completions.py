@@ -20,6 +20,7 @@ def make_row(step, answer="5"):
     return CompletionRow(step, "What is 2 and 3?", "2+3=5\n#### 5", answer, "####", {"accuracy_reward": 1.0}, 0.5)
 
 
+@pytest.mark.slow
 def test_a_killed_run_writes_the_rows_of_trls_table_once(begin, call, tmp_path):
     import pyarrow.parquet
 

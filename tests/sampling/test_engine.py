@@ -96,6 +96,7 @@ def test_greedy_completions_are_those_of_transformers(kind):
         assert ours == theirs[0, len(prompt) :].tolist()
 
 
+@pytest.mark.slow
 def test_samples_are_those_of_a_loop_without_cache():
     """Batches of 5 are refilled, moved back to the left and shrunk many times over 30 rows of up to 80 tokens."""
     model, prompts = make_model(), make_prompts(10)

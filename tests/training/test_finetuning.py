@@ -308,6 +308,7 @@ def test_a_further_method_trains_and_continues_after_a_kill(run, start, tmp_path
     assert any(row["trust_region/active_ratio"] > 0 for row in rows) == (method not in ("reinforce", "vespo"))
 
 
+@pytest.mark.slow
 def test_an_inert_trust_region_has_ratio_one(run):
     path = run(*SMALL, "--num_iterations", "1", "--steps_per_generation", "2", "--max_steps", "4")
     assert {row["trust_region/ratio_max"] for row in log_rows(path)} == {1.0}
@@ -389,6 +390,7 @@ def test_a_picture_that_fails_is_one_warning(start, tmp_path):
     assert "is finished" in (tmp_path / "log").read_text() and snapshot(path) == before
 
 
+@pytest.mark.slow
 def test_which_sampler_runs_is_said_and_its_error_is_logged(run, tmp_path):
     rows = log_rows(run(*SMALL, "--max_steps", "4"))
     text = (tmp_path / "log").read_text()

@@ -182,6 +182,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_freed_memory_is_kept():
     faults = {}
@@ -234,6 +235,7 @@ def test_the_update_of_m2po_stays_one_micro_batch_however_little_memory_there_is
     assert get_split(fit(0, "--trust_region_method=m2po").config) == (128, 1, 1)
 
 
+@pytest.mark.slow
 def test_a_continued_run_keeps_its_split(fit):
     path = Path(fit(1e12).config.output_dir)
     plan = fit(1e12)
