@@ -274,11 +274,11 @@ def choose_sampler(plan, obstacle=None):
         raise BadInput(f"--sampler own cannot drive this model: {obstacle}; leave it out, or use --sampler trl")
     if args.sampler == "own" and found:
         raise BadInput(f"--sampler own cannot do {found}: leave it out, or use --sampler trl")
-    if args.sampler == "trl":
-        return SamplerChoice("trl", "asked for")
-    if found:
-        note = "; its random state is in no checkpoint: a continued run draws other samples" if config.use_vllm else ""
-        return SamplerChoice("trl", f"{found} needs it{note}")
+    if args.sampler == "trl" or found:
+        why = "asked for" if args.sampler == "trl" else f"{found} needs it"
+        if config.use_vllm:
+            why += "; vLLM's random state is in no checkpoint: a continued run draws other samples"
+        return SamplerChoice("trl", why)
     if obstacle:
         return SamplerChoice("trl", f"ours cannot drive this model: {obstacle}")
     if args.sampler == "own" or config.use_cpu:
@@ -292,8 +292,7 @@ def find_obstacle(plan, model_path, tokenizer, data):
         return None
     from training.rollout import find_rollout_obstacle  # imports torch
 
-    config, _ = load_config(model_path)
-    return find_rollout_obstacle(config, tokenizer, data, plan.config.max_completion_length)
+    return find_rollout_obstacle(load_config(model_path)[0], tokenizer, data, plan.config)
 
 
 def settle_sampler(run, config, seconds):

@@ -6,7 +6,7 @@ Used by maths_evaluations.py (Probability Smoothing Policy Optimisation, arXiv 2
     prompts = template.encode([template.prompt("What is 1 + 2?")])
 """
 
-from common.datasets import find_dataset, load_examples
+from common.datasets import FILE, find_dataset, load_examples
 from common.files import BadInput, get_cache_dir
 from common.prompts import PlainText, Template
 from common.record import read_record
@@ -59,7 +59,7 @@ def find_fewshot_dataset(asked, problems):
     if asked is None:
         return "demo" if set(problems) == {"demo"} else "gsm8k"
     name, data = find_dataset(asked)
-    if data.splits["train"] is None and name in problems:
+    if data is FILE and name in problems:
         raise BadInput(f"--fewshot_dataset {asked}: its problems are evaluated, so they cannot be examples too")
     return asked
 

@@ -72,7 +72,8 @@ def check_room(needs, places, at_once):
 
 # ---- the card
 
-# The most memory, in GB, that a card of this name is sold with. A gres may say more: a100swarm, nvidia_a100_80gb_pcie.
+# The most memory that a card of this name is sold with, in GB, which are 2**30 bytes at most. A gres may say more:
+# a100swarm, nvidia_a100_80gb_pcie.
 CARDS = {"l4": 24, "v100": 32, "l40s": 48, "l40": 48, "a100": 80, "h100": 94, "h200": 141}
 
 

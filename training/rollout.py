@@ -14,6 +14,7 @@ import torch
 
 from common.files import make_seed
 from common.models import causal_lm_class
+from common.prompts import Template
 from sampling.check import check_sampler, logp_difference
 from sampling.engine import Request, find_obstacle, generate
 from sampling.graphs import Decoder
@@ -39,18 +40,19 @@ def split_groups(prompts, first, num_generations):
     return groups
 
 
-def find_rollout_obstacle(config, tokenizer, data, max_completion_length):
+def find_rollout_obstacle(text_config, tokenizer, data, config):
     """Why the project's sampler cannot answer the prompts of a run, None where it can.
 
-    config: of the model's text part. data: {part: rows with a `prompt`}, measured only where the model has a window.
+    text_config: the model's, see load_config. data: {part: rows with a `prompt`}, measured only where the model has a
+    window. config: GRPOConfig.
     """
-    model_class = causal_lm_class(config)
-    obstacle = find_obstacle(model_class, config, longest=0)
-    if obstacle or not getattr(config, "sliding_window", None):
+    model_class = causal_lm_class(text_config)
+    obstacle = find_obstacle(model_class, text_config, longest=0)
+    if obstacle or not getattr(text_config, "sliding_window", None):
         return obstacle
     prompts = [prompt for rows in data.values() for prompt in rows["prompt"]]
-    ids = tokenizer.apply_chat_template(prompts, add_generation_prompt=True)["input_ids"]
-    return find_obstacle(model_class, config, max(map(len, ids)) + max_completion_length)
+    ids = Template(tokenizer, config.chat_template_kwargs).encode(prompts)
+    return find_obstacle(model_class, text_config, max(map(len, ids)) + config.max_completion_length)
 
 
 def generation_of_step(trainer):

@@ -59,7 +59,6 @@ def test_every_benchmark_runs_at_its_smallest_size(script, flags, tmp_path):
 FORCED = """
 import sys
 import maths_finetuning
-from maths_finetuning import Command
 from training import rollout
 from common.files import run_script
 winner, argv = sys.argv[1], sys.argv[2:]

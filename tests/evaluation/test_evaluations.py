@@ -254,8 +254,6 @@ import datasets, safetensors, transformers.models.qwen2.modeling_qwen2
 import maths_evaluations, sampling.engine
 from common.files import run_script
 
-import torch, transformers.models.qwen2.modeling_qwen2, datasets, sampling.engine  # once for all children
-
 flags, out = {flags!r}, Path({out!r})
 sys.argv = ["maths_evaluations.py", "--output_dir", str(out), *flags]
 

@@ -110,6 +110,7 @@ def test_a_model_without_a_chat_template_is_evaluated_and_never_mixed(evaluate, 
         (["--num_fewshot", "-1"], "--num_fewshot -1"),
         (["--fewshot_dataset", "gsm8k"], "--num_fewshot"),
         (["--fewshot_dataset", "gsm9k", "--num_fewshot", "1"], "gsm9k"),
+        (["--fewshot_dataset", "MATH-500", "--num_fewshot", "1"], "MATH-500 has no training rows"),
         (["--chat_template_kwargs", '{"a": 1}', "--apply_chat_template", "false"], "no chat template"),
     ],
 )

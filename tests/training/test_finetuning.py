@@ -1,4 +1,4 @@
-"""maths_finetuning.py: the paper's table, precedence, methods, determinism, continuing, processes, LoRA, bad input."""
+"""maths_finetuning.py: the paper's table, precedence, methods, determinism, continuing, LoRA, bad input."""
 
 import gc
 import json
@@ -57,7 +57,8 @@ def _child(argv, log, stop=None):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def rows():
+def few_rows():
+    """The file ROWS while these tests run."""
     lines = (ROOT / "demo/data/train.jsonl").read_text().splitlines(keepends=True)
     ROWS.write_text("".join(lines[:300]))
     yield
@@ -283,11 +284,10 @@ def test_each_method_trains_on_the_demo(run, method):
     assert ("clip_ratio/region_mean" in rows[-1]) == (method == "clip")
 
 
-SLOW_METHODS = ("reinforce", "spo", "topr", "drpo", "gmpo", "vespo", "r2vpo", "m2po")
-SLOWLY = [pytest.param(method, marks=pytest.mark.slow) for method in SLOW_METHODS]
+FURTHER = ("cispo", "dppo", "reinforce", "spo", "topr", "drpo", "gmpo", "vespo", "r2vpo", "m2po")
 
 
-@pytest.mark.parametrize("method", ["cispo", "dppo", *SLOWLY])
+@pytest.mark.parametrize("method", FURTHER)
 @pytest.mark.slow
 def test_a_further_method_trains_and_continues_after_a_kill(run, start, tmp_path, method):
     flags = [*SMALL, "--max_steps", "8", "--per_device_train_batch_size", "8", "--max_completion_length", "16"]

@@ -83,6 +83,15 @@ def test_what_somebody_gave_and_nothing_reads_is_noted(argv, lines):
     assert describe_unread(maths_finetuning.resolve(maths_finetuning.parse(argv))) == lines
 
 
+def test_a_run_with_vllm_says_what_it_cannot_continue():
+    """Also where TRL's path was asked for."""
+    plan = maths_finetuning.resolve(maths_finetuning.parse(PSPO))
+    plan.config.use_vllm = True
+    for sampler in ("auto", "trl"):
+        plan.command.args.sampler = sampler
+        assert "draws other samples" in maths_finetuning.choose_sampler(plan).why
+
+
 def test_what_is_noted_are_options():
     named = {*READ_WITH, *UNREAD_BY_GRPO, *(name for row in READ_WITH.values() for name in row.split())}
     assert named <= read_field_kinds("pspo").keys()
