@@ -38,7 +38,7 @@ from common.runs import EXIT_SAVED, LOG_FILE, open_run, read_log, step_of
 from common.values import add_switch, at_least, check_ranges, kinds_of_parser, read_values, to_words
 from maths_rewards import REWARDS
 from training.checks import check_device, check_model_takes, check_together, describe_unread
-from training.continuing import check_can_continue, find_sharding
+from training.continuing import check_can_continue, find_sharding, sum_in_one_order
 from training.data import load_training_data
 from training.hyperparameters import check_names, find_recipe, print_config, read_recipe, resolve_config
 from training.options import RANGES, TRL_SAMPLES, read_field_kinds
@@ -384,6 +384,7 @@ def run_training(plan, model_path):
     config = plan.config
     processes = config.distributed_state
     check_device(config)
+    sum_in_one_order(config)
     tokenizer = load_tokenizer([model_path])
     check_model_takes(config, tokenizer, load_config(model_path)[0])
     data = load_data(plan, model_path, tokenizer)

@@ -70,6 +70,19 @@ def find_sharding(config):
     return None
 
 
+def sum_in_one_order(config):
+    """On a CPU, let no sum depend on which thread comes first: a run is then the same bits at every start.
+
+    PyTorch adds the gradients of elements that were taken several times by as many threads as there are, unless it is
+    told not to: https://docs.pytorch.org/docs/stable/generated/torch.use_deterministic_algorithms.html.
+    """
+    import torch
+
+    if config.use_cpu:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing of ours reads what was not written
+
+
 # ---- what a checkpoint lacks
 
 

@@ -343,6 +343,19 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(run):
     assert weights(first) != weights(other)
 
 
+@pytest.mark.slow
+def test_several_threads_give_the_same_bits_at_every_start(tmp_path):
+    """What threads add up in the order in which they come differed in three of four starts."""
+    command = [sys.executable, "maths_finetuning.py", *DEMO, *SMALL, "--max_steps", "8"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    found = set()
+    for count in range(3):
+        run = tmp_path / str(count)
+        subprocess.run([*command, "--output_dir", run], cwd=ROOT, env=environment, check=True, capture_output=True)
+        found.add(weights(run))
+    assert len(found) == 1
+
+
 def snapshot(path):
     """{file: content} of all below a directory but its locks."""
     return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file() and p.name != ".lock"}
