@@ -305,14 +305,33 @@ def answer_task(evaluation, answer, decode, task, store):
             answer(requests, t, finished)
 
 
+def prepare_prompts(evaluation, tokenizer, config):
+    """(what writes the prompts, {data set: {id: token ids}}) of the problems that --limit leaves.
+
+    config: the model's, see load_config. Raises BadInput for what the model cannot take in.
+    """
+    args = evaluation.args
+    asked = {name: {i: rows[i] for i in evaluation.chosen(name)} for name, rows in evaluation.problems.items()}
+    template = make_template(args, tokenizer, evaluation.dirs[0], evaluation.problems)
+    return template, encode_prompts(template, asked, config, args.max_new_tokens, args.skip_long_prompts)
+
+
+def check_prompts(args, model_path, names):
+    """Raise BadInput for what an evaluation would find in the prompts of data sets, before its model is trained.
+
+    args: the command line, with the chat_template_kwargs that the run will have. model_path: what it is trained from.
+    """
+    problems = load_problems(names, get_cache_dir(args.cache_dir))
+    tokenizer = load_tokenizer([model_path], needs_template=args.apply_chat_template)
+    prepare_prompts(Evaluation(args, [model_path], model_path, problems), tokenizer, load_config(model_path)[0])
+
+
 def generate_missing(evaluation):
     """Complete the rows of an Evaluation; all checks come before the model is loaded."""
     args = evaluation.args
     config, generation_config = load_config(evaluation.dirs[-1])
     tokenizer = load_tokenizer(evaluation.dirs, needs_template=args.apply_chat_template)
-    asked = {name: {i: rows[i] for i in evaluation.chosen(name)} for name, rows in evaluation.problems.items()}
-    template = make_template(args, tokenizer, evaluation.dirs[0], evaluation.problems)
-    prompts = encode_prompts(template, asked, config, args.max_new_tokens, args.skip_long_prompts)
+    template, prompts = prepare_prompts(evaluation, tokenizer, config)
     known = [ids for rows in prompts.values() for ids in rows.values()]
     longest = max(map(len, known), default=1) + args.max_new_tokens
     backend = choose_backend(args.backend, evaluation.dirs)

@@ -230,6 +230,13 @@ def load_data(plan, model_path, tokenizer):
     return load_training_data(plan, template, load_config(model_path)[0])
 
 
+def prepare_rows(plan, model_path):
+    """(tokenizer, {"train", "validation"}); raises BadInput for what this model cannot follow or take in."""
+    tokenizer = load_tokenizer([model_path])
+    check_model_takes(plan.config, tokenizer, load_config(model_path)[0])
+    return tokenizer, load_data(plan, model_path, tokenizer)
+
+
 def load_policy(model_path, model_config, tokenizer):
     """The policy, in fp32 unless --dtype says otherwise; its end tokens include ChatML's, which base models lack."""
     from trl import get_quantization_config
@@ -385,9 +392,7 @@ def run_training(plan, model_path):
     processes = config.distributed_state
     check_device(config)
     sum_in_one_order(config)
-    tokenizer = load_tokenizer([model_path])
-    check_model_takes(config, tokenizer, load_config(model_path)[0])
-    data = load_data(plan, model_path, tokenizer)
+    tokenizer, data = prepare_rows(plan, model_path)
     check_plan(config, len(data["train"]))
     path = Path(config.output_dir)
     if not plan.model_config.use_peft:

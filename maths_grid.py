@@ -26,15 +26,15 @@ slurm/env.sh says what the site is like, and the environment (GRID_PARTITION) or
 """
 
 import contextlib
-import itertools
 import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from collections import Counter, defaultdict
-from datetime import datetime
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -46,37 +46,30 @@ from common.files import (
     ROOT,
     BadInput,
     get_cache_dir,
+    go_offline,
     hash_value,
     hold_lock,
     make_parser,
     read_json,
     read_yaml,
     run_script,
-    suggest,
     to_yaml,
     write_json,
     write_text,
 )
 from common.models import find_model
 from common.record import read_record
-from common.runs import EXIT_SAVED, LOG_FILE, is_live, read_log
+from common.runs import EXIT_SAVED, describe_progress, is_live
 from common.values import kinds_of_parser, read_values, to_text, to_words
 from evaluation.summary import SUMMARY_FILE
 from slurm import queue as slurm_queue
 from slurm.commands import last_line, run_command
-from slurm.preflight import Needs, check_cluster, check_data, check_machine
+from slurm.grid_file import GRID_KEYS, NAMING, add_tuning_seeds, check_name, check_names, combine, safe
+from slurm.preflight import Needs, check_cluster, check_data, check_machine, check_rows
+from training.data import key_of_rows
 from training.options import RANGES, read_field_kinds
 from training.schedule import checkpoints_kept, keeps_every_checkpoint
 
-GRID_KEYS = ("axes", "cells", "tuning_seeds", "train", "evaluate", "output_root")
-NAMING = ("model", "method", "seed")  # what every cell has, and what its directory is named by
-OURS = {  # flags that no grid can give
-    "trust_region_method": "write method",
-    "output_dir": "a cell's directory follows from its values",
-    "output_root": "it is a part of the grid beside axes",
-    "model_path": "a cell evaluates what it trained",
-    **dict.fromkeys(("overwrite", "print_config", "regrade"), "it is for one run, by hand"),
-}
 STATES = ("waiting", "queued", "running", "stopped", "trained", "evaluated")
 TO_DO = ("waiting", "stopped", "trained")
 LOGS = Path("logs")
@@ -133,19 +126,6 @@ def load_grid(path):
     return grid
 
 
-def add_tuning_seeds(grid, path):
-    """Let the seeds of a grid's axis include its tuning_seeds, [] if it has none; raises BadInput for no seeds."""
-    tuning = grid.get("tuning_seeds", [])
-    seeds = grid.get("axes", {}).get("seed", [])
-    seeds = seeds if isinstance(seeds, list) else [seeds]
-    if not isinstance(tuning, list) or not all(type(seed) is int for seed in tuning):
-        raise BadInput(f"{path}: tuning_seeds must be a list of seeds, such as [10, 11]")
-    if tuning and not set(seeds) - set(tuning):
-        raise BadInput(f"{path}: the seeds of the axes must hold others than tuning_seeds: they are judged")
-    if tuning:
-        grid["axes"]["seed"] = [*seeds, *(seed for seed in tuning if seed not in seeds)]
-
-
 def read_parts(grid, path):
     """Put the values of a grid into the types of their flags; raises BadInput naming file, part and key.
 
@@ -182,20 +162,6 @@ def read_axes(axes, kinds, place):
     return typed
 
 
-def check_names(part, kinds, place):
-    """Raise BadInput for a key of a part that no flag has."""
-    for key in part:
-        check_name(key, kinds, place)
-
-
-def check_name(key, known, place):
-    """Raise BadInput for a name that is not known, with the closest one that is."""
-    if key in OURS and known is not GRID_KEYS:
-        raise BadInput(f"{place}: {key} cannot be given: {OURS[key]}")
-    if key not in known:
-        raise BadInput(f"{place}: unknown name {key!r}{suggest(str(key), known)}")
-
-
 @cache
 def training_kinds():
     """{name: Kind} of maths_finetuning.py's flags, TRL's included, and of what a grid calls by a shorter name."""
@@ -213,12 +179,6 @@ def own_flags():
 def drop_unsaid(flags):
     """Flags without those of our own that are null, which says what leaving them out says."""
     return {key: value for key, value in flags.items() if value is not None or key not in own_flags()}
-
-
-def combine(axes):
-    """Every combination of the axes' values, the first axis slowest; a value that is no list is an axis of one."""
-    values = [value if isinstance(value, list) else [value] for value in axes.values()]
-    return [dict(zip(axes, chosen, strict=True)) for chosen in itertools.product(*values)] if axes else []
 
 
 def make_cell(index, name, own, values, root, grid):
@@ -240,15 +200,12 @@ def make_cell(index, name, own, values, root, grid):
     return Cell(index, name, method, model, seed, run_dir, train, evaluate, log)
 
 
-def safe(part):
-    """A part of a directory's name with `_` for what a shell or a file system takes for something else."""
-    part = re.sub(r"[^A-Za-z0-9.,+=_-]", "_", part)
-    if not part.strip("."):
-        raise BadInput(f"{part!r} cannot be part of a directory's name")
-    return part
-
-
 # ---- what a cell needs
+
+
+def describe_cell(cell):
+    """A cell in a message: its number in the grid and its place."""
+    return f"cell {cell.index}, {cell.run_dir}"
 
 
 def find_needs(cells, cache_dir=None):
@@ -257,13 +214,14 @@ def find_needs(cells, cache_dir=None):
     cache_dir: of the cells that name none; None: this machine's.
     Raises BadInput for the first cell whose flags one of them refuses, and if TRL is not patched.
     """
+    go_offline()  # before TRL
     needs = []
     for cell in cells:
         try:
             plan = maths_finetuning.resolve(maths_finetuning.parse(cell.train[2:]))
             evaluation = maths_evaluations.parse_args(cell.evaluate[2:])
         except BadInput as error:
-            raise BadInput(f"cell {cell.index}, {cell.run_dir}: {error}") from None
+            raise BadInput(f"{describe_cell(cell)}: {error}") from None
         except ImportError as error:
             raise BadInput(f"{sys.executable} lacks a package ({error}): pip install -r requirements.txt") from None
         needs.append(make_needs(cell, plan, evaluation, cache_dir))
@@ -274,11 +232,15 @@ def make_needs(cell, plan, evaluation, cache_dir):
     """The Needs of a cell with this Plan of its training and these arguments of its evaluation."""
     trained_on = plan.command.dataset
     names = evaluation.datasets or maths_evaluations.default_datasets(trained_on)
+    evaluation = with_values(evaluation, cache_dir=str(get_cache_dir(evaluation.cache_dir or cache_dir)))
     cache_dir = get_cache_dir(plan.command.args.cache_dir or cache_dir)
+    args = with_values(plan.command.args, cache_dir=str(cache_dir))
+    plan = replace(plan, command=replace(plan.command, args=args))
     rows = None
     if keeps_every_checkpoint(plan.config):  # so many as the rows give steps
-        rows = len(load_training_split(trained_on, plan.config.seed, cache_dir)[0])
+        rows = count_training_rows(trained_on, cache_dir)
     return Needs(
+        cell=describe_cell(cell),
         run_dir=cell.run_dir,
         model=plan.command.args.model,
         cache_dir=cache_dir,
@@ -286,7 +248,53 @@ def make_needs(cell, plan, evaluation, cache_dir):
         checkpoints=checkpoints_kept(plan.config, rows),
         adapter=plan.model_config.use_peft,
         find_peaks=partial(find_peaks, plan, cache_dir),
+        row_checks=make_row_checks(plan, evaluation, names),
     )
+
+
+def with_values(args, **values):
+    """A command line with some values in place of its own."""
+    return Namespace(**{**vars(args), **values})
+
+
+@cache
+def count_training_rows(dataset, cache_dir):
+    """How many rows of a data set are trained on; the seed only says which."""
+    return len(load_training_split(dataset, 0, cache_dir)[0])
+
+
+def make_row_checks(plan, evaluation, names):
+    """{key: check} of what training and evaluation ask of a cell's rows before they load a model.
+
+    plan, evaluation: of both commands, their cache_dir filled in. names: the data sets that are evaluated.
+    """
+    kwargs = evaluation.chat_template_kwargs
+    if kwargs is None:  # a run is asked as it was trained
+        kwargs = getattr(plan.config, "chat_template_kwargs", None) or {}
+    evaluation = with_values(evaluation, chat_template_kwargs=kwargs)
+    values = {name: value for name, value in vars(evaluation).items() if name != "model_path"}
+    return {
+        key_of_rows(plan): partial(check_training_rows, plan),
+        plan.config.output_dir: partial(check_schedule, plan),
+        repr([plan.command.args.model, names, values]): partial(check_evaluation_rows, plan, evaluation, names),
+    }
+
+
+def check_training_rows(plan):
+    """Raise BadInput for the rows of a Plan that its training would refuse."""
+    maths_finetuning.prepare_rows(plan, maths_finetuning.check_model(plan.command.args))
+
+
+def check_schedule(plan):
+    """Raise BadInput where a Plan's schedule does not fit the number of its rows."""
+    if plan.values.get("generation_batch_size", (None, "default"))[1] == "default":  # else it depends on the processes
+        rows = count_training_rows(plan.command.dataset, plan.command.args.cache_dir)
+        maths_finetuning.check_plan(plan.config, rows)
+
+
+def check_evaluation_rows(plan, evaluation, names):
+    """Raise BadInput for the prompts that the evaluation of a Plan's model would refuse."""
+    maths_evaluations.check_prompts(evaluation, maths_finetuning.check_model(plan.command.args), names)
 
 
 def find_peaks(plan, cache_dir):
@@ -312,11 +320,11 @@ def cell_state(cell, queue=None):
     if state == "queued":
         return state, reason
     if state == "running" or is_live(cell.run_dir) or is_live(cell.run_dir / "evaluations"):
-        return "running", "evaluation" if finished else show_progress(cell, record)
+        return "running", "evaluation" if finished else describe_progress(cell.run_dir, record)
     if finished:
         return ("evaluated", show_collapse(record)) if is_evaluated(cell) else ("trained", last_line(cell.log))
     if record or cell.log.exists():
-        return "stopped", last_line(cell.log) or show_progress(cell, record).partition(",")[0]
+        return "stopped", last_line(cell.log) or describe_progress(cell.run_dir, record).partition(",")[0]
     return "waiting", ""
 
 
@@ -331,26 +339,6 @@ def is_evaluated(cell):
         done = read_json(cell.run_dir / EVALUATED, "delete it")
         return done == {"flags": cell.evaluate[4:]} and (cell.run_dir / "evaluations" / SUMMARY_FILE).is_file()
     return False
-
-
-def show_progress(cell, record):
-    """'step n of m, 3 min left' by the run's log and record, as far as they say it."""
-    file = cell.run_dir / LOG_FILE
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ZeroDivisionError, IndexError, AttributeError):
-        row = read_log(file)[-1]
-        step = row["step"]
-        total = record.config.get("max_steps", -1)
-        if total <= 0:
-            total = round(step * record.config["num_train_epochs"] / row["epoch"])
-        done = record.outcome.finished_steps
-        seconds = record.outcome.wall_seconds
-        if not done:
-            done = step
-            seconds = file.stat().st_mtime - datetime.fromisoformat(record.origin.started).timestamp()
-        left = (total - step) * seconds / done
-        shown = f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min"
-        return f"step {step} of {total}, {shown} left"
-    return "starting"
 
 
 def print_list(cells, queue):
@@ -401,9 +389,11 @@ def run_grid(grid, cells):
     failed = []
     queue = read_queue()
     wanted = [cell for cell in cells if cell_state(cell, queue)[0] in TO_DO]
-    check_data(find_needs(wanted))
+    needs = find_needs(wanted)
+    check_data(needs)
+    check_rows(needs)
     for cell in wanted:
-        print(f"cell {cell.index}, {cell.run_dir}: {cell_state(cell, queue)[0]}, starting", flush=True)
+        print(f"{describe_cell(cell)}: {cell_state(cell, queue)[0]}, starting", flush=True)
         code, received = run_cell(cell)
         if received:
             return EXIT_SAVED
@@ -411,7 +401,7 @@ def run_grid(grid, cells):
             failed.append(cell)
     report(grid, cells)
     for cell in failed:
-        print(f"cell {cell.index}, {cell.run_dir}: failed: {last_line(cell.log)}", file=sys.stderr)
+        print(f"{describe_cell(cell)}: failed: {last_line(cell.log)}", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -18,8 +18,9 @@ import json
 import os
 import shutil
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from common.basis import as_stored, list_changes
@@ -197,6 +198,26 @@ def read_log(path):
                 raise BadInput(f"{path}, line {number} is damaged: delete the line") from None
             del rows[number - 1 :]
     return rows
+
+
+def describe_progress(path, record):
+    """'step n of m, 3 min left' by a run's log and record, as far as they say it."""
+    file = path / LOG_FILE
+    with suppress(OSError, ValueError, KeyError, TypeError, ZeroDivisionError, IndexError, AttributeError):
+        row = read_log(file)[-1]
+        step = row["step"]
+        total = record.config.get("max_steps", -1)
+        if total <= 0:
+            total = round(step * record.config["num_train_epochs"] / row["epoch"])
+        done = record.outcome.finished_steps
+        seconds = record.outcome.wall_seconds
+        if not done:
+            done = step
+            seconds = file.stat().st_mtime - datetime.fromisoformat(record.origin.started).timestamp()
+        left = (total - step) * seconds / done
+        shown = f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min"
+        return f"step {step} of {total}, {shown} left"
+    return "starting"
 
 
 def describe_state(path):

@@ -1,17 +1,20 @@
-"""What is checked before a grid is started: flags, patched TRL, cache, room on disk, and what the cluster allows.
+"""What is checked before a grid is started: flags, patched TRL, cache, rows, room on disk, and the cluster's limits.
 
 For the experiments of Probability Smoothing Policy Optimisation (arXiv 2509.21282). Every check raises BadInput, one
 line that names the thing and the way out, and changes nothing; nothing is queued or trained before all have passed.
 
-    from slurm.preflight import Needs, check_data
-    check_data([Needs(run_dir, "demo", cache_dir, [("demo", "train")], checkpoints=2, adapter=False)])
+    from slurm.preflight import check_data, check_rows
+    check_data(needs)           # of maths_grid.find_needs
+    check_rows(needs)
 """
 
 import re
+import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +23,8 @@ from common.files import ROOT, BadInput, existing_parent, free_bytes, size_text
 from common.models import find_model, fp32_bytes
 from slurm.queue import ask
 
+CHECK_SECONDS = 180.0  # in which looking at rows may begin: a login node is shared
+
 # ---- the cells
 
 
@@ -27,6 +32,7 @@ from slurm.queue import ask
 class Needs:
     """What a cell needs of the machine that it runs on."""
 
+    cell: str  # its number and directory, for messages
     run_dir: Path
     model: str
     cache_dir: Path
@@ -34,6 +40,7 @@ class Needs:
     checkpoints: int  # that are kept
     adapter: bool  # LoRA: its files are small
     find_peaks: Callable = lambda: None  # (bytes of a card, bytes with LoRA), see training.memory.least_peaks
+    row_checks: dict = field(default_factory=dict)  # {key: what raises BadInput}; equal keys have one answer
 
 
 def check_data(needs):
@@ -43,6 +50,34 @@ def check_data(needs):
         find_model(cell.model, cell.cache_dir)
         for name, split in cell.data:
             load(name, split, cell.cache_dir)
+
+
+def check_rows(needs, seconds=CHECK_SECONDS):
+    """Raise BadInput for the first cell whose rows its training or its evaluation will refuse, in the words of these.
+
+    Cells that agree in model, data and prompts are asked once. After `seconds` nothing more is begun, and a note says
+    how many cells were not looked at: their training asks the same before it loads a model.
+    """
+    begun = time.monotonic()
+    asked = set()
+    unasked = set()
+    if needs:
+        print(f"looking whether the rows of {len(needs)} cells fit their models", flush=True)
+    for cell in needs:
+        for key, check in cell.row_checks.items():
+            if key in asked:
+                continue
+            if time.monotonic() - begun >= seconds:
+                unasked.add(cell.cell)
+                continue
+            asked.add(key)
+            try:
+                check()
+            except BadInput as error:
+                raise BadInput(f"{cell.cell}: {error}") from None
+    if unasked:
+        note = f"note: {seconds:.0f} s were over before the rows of {len(unasked)} cells were looked at"
+        print(f"{note}: their training does it at its start", file=sys.stderr)
 
 
 def check_room(needs, places, at_once):
@@ -122,6 +157,7 @@ def check_machine(needs, site, env, logs):
     """Raise BadInput for what the cells lack there: models, data, memory, room. Says what they will take."""
     check_data(needs)
     check_cards(needs, site["gres"])
+    check_rows(needs)
     places = {Path(env["GRID_SCRATCH"]), logs, *(cell.run_dir.parent for cell in needs)}
     need, free = check_room(needs, places, int(site["throttle"]))
     print(f"checked: {len(needs)} cells need about {size_text(need)} of {size_text(free)} free")

@@ -11,6 +11,10 @@ from common.files import get_cache_dir
 from common.prompts import Room, check_vocabulary, find_fitting, positions_of
 
 LEFT_OUT = "they are neither trained nor validated on"
+# What of a configuration decides whether a model can take its rows in, and follow the options about its tokens.
+ROOM_FOR_ROWS = (
+    "chat_template_kwargs max_completion_length max_length eos_token pad_token router_aux_loss_coef"
+).split()
 
 
 def load_training_data(plan, template, text_config):
@@ -41,6 +45,16 @@ def load_training_data(plan, template, text_config):
         fitting = find_fitting(plan.command.dataset, lengths, room, args.skip_long_prompts, LEFT_OUT)
         data[part] = messages.select(fitting)
     return data
+
+
+def key_of_rows(plan):
+    """What decides whether the rows of a Plan fit its model, as text: Plans that agree in it have one answer.
+
+    The seed is no part of it: it only says which rows are trained and which are validated on.
+    """
+    args = plan.command.args
+    said = (args.model, plan.command.dataset, args.cache_dir, args.trust_region_method == "sft", args.skip_long_prompts)
+    return repr([*said, *(getattr(plan.config, name, None) for name in ROOM_FOR_ROWS)])
 
 
 def room_for_rows(config, text_config):

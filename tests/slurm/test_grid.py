@@ -17,6 +17,7 @@ from producers import run_record, write_run
 
 import maths_finetuning
 import maths_grid
+from common import runs
 from common.files import BadInput, hold_lock
 from common.models import fp32_bytes
 from common.record import Outcome, read_record, write_record
@@ -335,7 +336,7 @@ def test_the_last_line_is_not_a_progress_bar(cell):
 
 def test_time_left_without_a_checkpoint_and_steps_from_epochs(cell):
     make_run(cell, rows=[{"step": 20, "epoch": 0.5}], max_steps=-1, num_train_epochs=3)
-    start = maths_grid.datetime.fromisoformat("2026-01-01T00:00:00+0000").timestamp()
+    start = runs.datetime.fromisoformat("2026-01-01T00:00:00+0000").timestamp()
     os.utime(cell.run_dir / "metrics.jsonl", (start + 3600, start + 3600))
     with hold_lock(cell.run_dir, "busy"):
         assert cell_state(cell) == ("running", "step 20 of 120, 5.0 h left")
@@ -472,11 +473,69 @@ def test_a_run_that_a_signal_stopped_begins_no_other_cell(monkeypatch):
     assert maths_grid.run_grid(Path("grid.yaml"), cells) == 75 and begun == [0]
 
 
-# ---- room
-
-
 def needs(**parts):
     return find_needs(read_grid(write_grid(**parts)))
+
+
+# ---- rows
+
+# Of a training, and the words with which it is refused; None where the schedule is what is asked about.
+REFUSED_ROWS = {
+    "completions beyond the positions": ("pspo", {"max_completion_length": 500}, "positions with their completions"),
+    "rows beyond max_length": ("sft", {"max_length": 30}, "exceed max_length 30"),
+    "a token that is none": ("sft", {"eos_token": "<|nothing|>"}, "no token of this model's tokenizer"),
+    "saves between the ends of cycles": ("pspo", {"save_steps": 3}, "save_steps 3 is not a multiple"),
+    "fewer rows than a generation": ("pspo", {"per_device_train_batch_size": 64000}, "fewer than the"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_ROWS)
+def test_what_training_refuses_of_its_rows_is_refused_before_anything_is_queued_in_its_words(case):
+    method, flags, words = REFUSED_ROWS[case]
+    train = {"load_best_model_at_end": False, **flags}
+    _, cell = read_grid(write_grid(axes={**AXES, "method": [method]}, train=train))
+    with pytest.raises(BadInput) as before:
+        preflight.check_rows(find_needs([cell]))
+    with pytest.raises(BadInput) as training:
+        maths_finetuning.main([*cell.train[2:], "--device", "cpu"])
+    assert words in str(training.value) and not Path("runs").exists()
+    assert str(before.value) == f"cell 1, runs/demo/{method}/seed1: {training.value}"
+
+
+def test_what_an_evaluation_would_refuse_is_refused_before_it_is_trained():
+    with pytest.raises(BadInput, match=r"^cell 0, runs/demo/noclip/seed0: demo: .* positions with their completions"):
+        preflight.check_rows(needs(evaluate={"max_new_tokens": 500, "limit": 5}))
+    preflight.check_rows(needs(evaluate={"max_new_tokens": 8, "limit": 5}))
+
+
+def test_an_evaluation_is_asked_with_the_template_that_the_run_is_trained_with():
+    cell, *_ = needs(train={"chat_template_kwargs": {"tools": []}}, evaluate={"limit": 5})
+    *_, evaluation = cell.row_checks.values()
+    with pytest.raises(BadInput, match="chat_template_kwargs: tools"):
+        evaluation()
+
+
+def test_cells_of_the_same_rows_are_asked_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(maths_grid, "check_training_rows", lambda plan: asked.append(plan.config))
+    monkeypatch.setattr(maths_grid, "check_evaluation_rows", lambda *_: asked.append("evaluation"))
+    preflight.check_rows(needs(axes={**AXES, "learning_rate": [1e-4, 1e-5]}))
+    assert len(asked) == 2
+    asked.clear()
+    preflight.check_rows(needs(axes={**AXES, "max_completion_length": [8, 16]}))
+    assert [config.max_completion_length for config in asked if config != "evaluation"] == [8, 16]
+    asked.clear()
+    preflight.check_rows(needs(axes={**AXES, "method": ["pspo", "sft"]}))
+    assert len(asked) == 3 and asked.count("evaluation") == 1  # SFT reads the answers too
+
+
+def test_looking_at_rows_comes_to_an_end_and_says_what_it_has_not_looked_at(capsys):
+    cells = needs(train={"max_completion_length": 500})
+    preflight.check_rows(cells, seconds=0)
+    assert "0 s were over before the rows of 4 cells were looked at: their training does" in capsys.readouterr().err
+
+
+# ---- room
 
 
 def test_room_is_that_of_models_checkpoints_and_one_more_in_those_that_run(monkeypatch):

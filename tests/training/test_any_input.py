@@ -16,7 +16,8 @@ import maths_evaluations
 import maths_finetuning
 from common.files import BadInput, to_yaml
 from common.values import kinds_of_parser
-from maths_grid import OURS, read_grid
+from maths_grid import read_grid
+from slurm.grid_file import OURS
 from training.options import read_field_kinds
 
 ALWAYS_THE_SAME = {"derandomize": True, "database": None, "deadline": None, "suppress_health_check": list(HealthCheck)}

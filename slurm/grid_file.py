@@ -1,0 +1,64 @@
+"""What may stand in a grid file: its parts, the names and values of its axes, and what a directory can be called.
+
+Used by maths_grid.py (experiments of Probability Smoothing Policy Optimisation, arXiv 2509.21282), which says what a
+grid file is.
+
+    from slurm.grid_file import combine
+    combine({"method": ["clip", "pspo"], "seed": 0})        # [{"method": "clip", "seed": 0}, {"method": "pspo", ...}]
+"""
+
+import itertools
+import re
+
+from common.files import BadInput, suggest
+
+GRID_KEYS = ("axes", "cells", "tuning_seeds", "train", "evaluate", "output_root")
+NAMING = ("model", "method", "seed")  # what every cell has, and what its directory is named by
+OURS = {  # flags that no grid can give
+    "trust_region_method": "write method",
+    "output_dir": "a cell's directory follows from its values",
+    "output_root": "it is a part of the grid beside axes",
+    "model_path": "a cell evaluates what it trained",
+    **dict.fromkeys(("overwrite", "print_config", "regrade"), "it is for one run, by hand"),
+}
+
+
+def add_tuning_seeds(grid, path):
+    """Let the seeds of a grid's axis include its tuning_seeds, [] if it has none; raises BadInput for no seeds."""
+    tuning = grid.get("tuning_seeds", [])
+    seeds = grid.get("axes", {}).get("seed", [])
+    seeds = seeds if isinstance(seeds, list) else [seeds]
+    if not isinstance(tuning, list) or not all(type(seed) is int for seed in tuning):
+        raise BadInput(f"{path}: tuning_seeds must be a list of seeds, such as [10, 11]")
+    if tuning and not set(seeds) - set(tuning):
+        raise BadInput(f"{path}: the seeds of the axes must hold others than tuning_seeds: they are judged")
+    if tuning:
+        grid["axes"]["seed"] = [*seeds, *(seed for seed in tuning if seed not in seeds)]
+
+
+def check_names(part, kinds, place):
+    """Raise BadInput for a key of a part that no flag has."""
+    for key in part:
+        check_name(key, kinds, place)
+
+
+def check_name(key, known, place):
+    """Raise BadInput for a name that is not known, with the closest one that is."""
+    if key in OURS and known is not GRID_KEYS:
+        raise BadInput(f"{place}: {key} cannot be given: {OURS[key]}")
+    if key not in known:
+        raise BadInput(f"{place}: unknown name {key!r}{suggest(str(key), known)}")
+
+
+def combine(axes):
+    """Every combination of the axes' values, the first axis slowest; a value that is no list is an axis of one."""
+    values = [value if isinstance(value, list) else [value] for value in axes.values()]
+    return [dict(zip(axes, chosen, strict=True)) for chosen in itertools.product(*values)] if axes else []
+
+
+def safe(part):
+    """A part of a directory's name with `_` for what a shell or a file system takes for something else."""
+    part = re.sub(r"[^A-Za-z0-9.,+=_-]", "_", part)
+    if not part.strip("."):
+        raise BadInput(f"{part!r} cannot be part of a directory's name")
+    return part
