@@ -113,6 +113,11 @@ def queue(slurm):
     return call(slurm, "squeue", "--noheader", "--array", "--format=%F %K %T").splitlines()
 
 
+def read_all(paths):
+    """The text of several files, one behind the other."""
+    return "".join(path.read_text() for path in sorted(paths))
+
+
 def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -157,7 +162,7 @@ def test_a_grid_from_sbatch_to_the_table_equals_the_one_run_here_without_a_netwo
     here.mkdir()
     axes = {"model": ["demo"], "method": ["noclip", "pspo"], "seed": [0, 1]}
     diverged = {"method": "noclip", "seed": 7, "learning_rate": "1e+30"}
-    local = start_without_network(slurm, write_grid(here, axes=axes), here)
+    local = start_without_network(slurm, write_grid(here, axes={**axes, "seed": [0]}), here)
     grid = write_grid(there, axes=axes, cells={"diverged": diverged})
     caught = ThreadPoolExecutor().submit(freeze, there / "runs/demo/noclip/seed0", rows=2)
     array, _ = submit(slurm, grid)
@@ -189,9 +194,8 @@ def test_a_grid_from_sbatch_to_the_table_equals_the_one_run_here_without_a_netwo
     assert re.search(r"diverged.*failed: loss is nan", text), text
     assert local.wait(300) == 0, (here / "out").read_text()[-2000:]
     for method in ("noclip", "pspo"):
-        for seed in ("seed0", "seed1"):
-            weights = Path("runs/demo") / method / seed / "model.safetensors"
-            assert sha256(here / weights) == sha256(there / weights)
+        weights = Path("runs/demo") / method / "seed0/model.safetensors"
+        assert sha256(here / weights) == sha256(there / weights)
     assert not (here / "reached").exists(), (here / "reached").read_text()
 
 
@@ -243,6 +247,9 @@ def disturbed(slurm, tmp_path_factory):
     calm = maths_grid(slurm, grids["calm"], "--run")
     call(slurm, "scontrol", "update", f"jobid={jobs['wall']}_0", "endtime=now+100")  # in place of 60 hours
     thaw(pids["wall"], signal.SIGUSR1)
+    outputs = folder / "logs"
+    wait_for("the requeue", 120, lambda: "saved, requeued" in read_all(outputs.glob("wall-*_0.out")))
+    call(slurm, "scontrol", "update", f"jobid={jobs['wall']}_0", "timelimit=60:00:00")  # for the second attempt
     assert calm.returncode == 0, calm.stderr
     wait_for("the arrays", 300, lambda: not queue(slurm))
     return runs
@@ -257,8 +264,8 @@ def test_a_disturbed_cell_is_saved_requeued_and_ends_as_an_undisturbed_one(distu
     assert sha256(run / "model.safetensors") == sha256(disturbed["calm"] / "model.safetensors")
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 25))
-    text = "".join(path.read_text() for path in (folder / "logs").glob(f"{name}-*_0.out"))
-    assert text.count("trust region: pspo") == 2  # two attempts, in one log
+    text = read_all((folder / "logs").glob(f"{name}-*_0.out"))
+    assert text.count("trust region: pspo") >= 2  # its attempts, in one log
     assert ("saved, requeued" in text) is (name == "wall")  # the others SLURM requeues
 
 
