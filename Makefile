@@ -8,6 +8,8 @@ BIN := .venv/bin
 PY := $(BIN)/python
 THREADS ?= $(shell nproc)
 export OMP_NUM_THREADS ?= $(THREADS)
+# Each file in one process, in the order of tests/conftest.py.
+BY_FILE := -n $(THREADS) --dist loadfile --no-loadscope-reorder
 STUDY := recipes/study$(if $(QUICK),_quick).yaml
 
 .PHONY: demo study test test-all lint bench nightly clean
@@ -32,10 +34,10 @@ study: .venv/patched
 	$(PY) maths_report.py $(STUDY) --output $(if $(QUICK),runs/study_quick,study)
 
 test: .venv/patched
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(THREADS) --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(BY_FILE) $(PYTEST_ARGS)
 
 test-all: .venv/patched
-	OMP_NUM_THREADS=1 GRPSPO_SLOW_TESTS=1 $(PY) -m pytest -n $(THREADS) --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 GRPSPO_SLOW_TESTS=1 $(PY) -m pytest $(BY_FILE) $(PYTEST_ARGS)
 
 lint: .venv/patched
 	$(BIN)/ruff check .

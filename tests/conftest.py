@@ -1,14 +1,33 @@
 """Fixtures that several test files share."""
 
 import gc
+import multiprocessing
 import os
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+sys.path[:0] = [str(ROOT), str(TESTS)]
+
+from forked import run_command  # noqa: E402
+
+LONGEST_FIRST = (
+    "training/test_finetuning.py",
+    "benchmarks/test_benchmarks.py",
+    "real/test_real_model.py",
+    "training/test_continuing.py",
+    "real/test_processes.py",
+    "common/test_cache.py",
+    "patches/test_trust_region.py",
+    "evaluation/test_evaluations.py",
+    "real/test_families.py",
+    "reporting/test_report.py",
+)
+LONGEST = 900  # seconds, after which a command hangs
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -19,7 +38,12 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Skip the slow tests, and say how to run them, unless GRPSPO_SLOW_TESTS is set."""
+    """Begin with the files that take longest, so that no process is left alone with one of them at the end.
+
+    Skip the slow tests, and say how to run them, unless GRPSPO_SLOW_TESTS is set.
+    """
+    places = {TESTS / name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
     if not os.environ.get("GRPSPO_SLOW_TESTS"):
         for item in items:
             if "slow" in item.keywords:
@@ -44,3 +68,46 @@ def shared():
     if not (path / "data").is_dir():
         pytest.skip(f"needs the real data sets in {path}")
     return path
+
+
+# ---- commands in forked processes
+
+
+class Done(NamedTuple):
+    """How a command ended: its exit code and all that it printed, both streams."""
+
+    code: int
+    text: str
+
+
+@pytest.fixture(scope="session")
+def begin():
+    """begin(command, argv, log, environment={}) -> a process that runs it; command: "maths_finetuning" and the like.
+
+    Everything is imported already, so that a run costs seconds.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.preloaded"])
+
+    def begin_one(command, argv, log, environment=None):
+        process = context.Process(target=run_command, args=(command, argv, str(log), environment or {}))
+        process.start()
+        return process
+
+    return begin_one
+
+
+@pytest.fixture
+def call(begin, tmp_path):
+    """call(command, *argv) -> Done."""
+
+    def call_one(command, *argv):
+        log = tmp_path / f"{command}.log"
+        process = begin(command, argv, log)
+        process.join(LONGEST)
+        if process.is_alive():
+            process.kill()
+            pytest.fail(f"{command} did not end in {LONGEST} s: {log.read_text()[-2000:]}")
+        return Done(process.exitcode, log.read_text())
+
+    return call_one

@@ -1,6 +1,7 @@
 """Every benchmark runs at its smallest size, and a row says what it should. No figure is judged here."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from forked import run_command
 
+import maths_finetuning
 from benchmarks import common, evaluation, readme
 from common.files import BadInput
 from common.record import read_record, write_record
@@ -56,25 +59,22 @@ def test_every_benchmark_runs_at_its_smallest_size(script, flags, tmp_path):
 
 # ---- the trial of samplers, which only a GPU makes unasked
 
-FORCED = """
-import sys
-import maths_finetuning
-from training import rollout
-from common.files import run_script
-winner, argv = sys.argv[1], sys.argv[2:]
-measured = rollout.time_paths
 
-def forced(paths, accelerator):
-    if winner == "none":
-        raise AssertionError("a continued run makes no trial")
-    return {name: seconds + 1000 * (name != winner) for name, seconds in measured(paths, accelerator).items()}
+def train_forced(winner, argv, log):
+    """Train in a forked process whose trial of samplers, as on a GPU, is won by `winner`; "none" makes no trial."""
+    measured = rollout.time_paths
 
-rollout.time_paths = forced
-if "--sampler" not in argv:
-    maths_finetuning.choose_sampler = lambda *_: maths_finetuning.SamplerChoice("trial", "forced")
-sys.argv = ["maths_finetuning.py", *argv]
-sys.exit(run_script(maths_finetuning.main))
-"""
+    def forced(paths, accelerator):
+        if winner == "none":
+            raise AssertionError("a continued run makes no trial")
+        return {name: seconds + 1000 * (name != winner) for name, seconds in measured(paths, accelerator).items()}
+
+    rollout.time_paths = forced
+    if "--sampler" not in argv:
+        maths_finetuning.choose_sampler = lambda *_: maths_finetuning.SamplerChoice("trial", "forced")
+    run_command("maths_finetuning", argv, log, {})
+
+
 SMALL = (
     "--model demo --trust_region_method pspo --max_steps 4 --per_device_train_batch_size 8 --max_completion_length 12"
 )
@@ -83,10 +83,15 @@ SMALL += " --save_steps 2 --save_total_limit 5 --eval_strategy no --load_best_mo
 
 
 def train(winner, path, *flags):
-    command = [sys.executable, "-c", FORCED, winner, *SMALL.split(), "--output_dir", path, *flags]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout, (path / "model.safetensors").read_bytes()
+    """(what it printed, the weights that it made)."""
+    log = path.with_suffix(".log")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.preloaded"])
+    process = context.Process(target=train_forced, args=(winner, [*SMALL.split(), "--output_dir", path, *flags], log))
+    process.start()
+    process.join()
+    assert process.exitcode == 0, log.read_text()[-3000:]
+    return log.read_text(), (path / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("winner", ["own", "trl"])

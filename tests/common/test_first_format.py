@@ -5,10 +5,7 @@ evaluated, the other was killed after the checkpoint of step 4.
 """
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -70,17 +67,14 @@ def test_its_evaluation_is_reported():
 
 
 @pytest.mark.slow
-def test_it_continues_where_it_was_killed(tmp_path):
+def test_it_continues_where_it_was_killed(call, tmp_path):
     run = tmp_path / "runs/demo/pspo/seed0"
     shutil.copytree(OLD / "stopped", run)
     assert find_checkpoint(run).name == "checkpoint-4"
     words = [word for name, value in FLAGS.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, ROOT / "maths_finetuning.py", "--model", "demo", "--trust_region_method", "pspo", *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    done = subprocess.run(
-        [*map(str, command), "--accept_changes"], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0 and "continuing from" in done.stdout, done.stderr
+    flags = ["--model", "demo", "--trust_region_method", "pspo", "--output_dir", run, *words]
+    done = call("maths_finetuning", *flags, "--accept_changes")
+    assert done.code == 0 and "continuing from" in done.text, done.text
     record = read_record(run)
     assert record.complete and record.outcome.status == "finished" and record.changes
     then = {row["step"]: row["reward"] for row in read_log(OLD / "finished" / LOG_FILE) if "reward" in row}

@@ -287,9 +287,8 @@ def test_metrics_of_each_method(method):
     own = dict(OWN_FIELDS.get(method, {}))
     if method in ("dppo", "drpo", "m2po"):
         own["trust_region_delta"] = 0.01  # tokens here have about 0.05
-    logs, _ = train(
-        trust_region_method=method, eval_strategy="steps", eval_steps=2, per_device_eval_batch_size=4, **own
-    )  # fmt: skip
+    validation = dict(eval_strategy="steps", eval_steps=4, per_device_eval_batch_size=48)  # all of it at once
+    logs, _ = train(trust_region_method=method, **validation, **own)
     names = {"ratio_mean", "ratio_min", "ratio_max", "outside_ratio", "active_ratio", "approx_kl"}
     names |= {"effective_sample_size", "log_ratio_second_moment", "tv_mean", "tv_max", "reward_std_within_groups"}
     for prefix, row in (("", logs[0]), ("eval_", next(row for row in logs if "eval_loss" in row))):

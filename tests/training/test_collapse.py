@@ -69,18 +69,17 @@ PLANTED = (
 ).split()
 
 
-def train_planted(root, folder, *flags):
+def train_planted(call, folder, *flags):
     """A run whose rate is far too high -> (its record, the rows of its log, its output)."""
-    command = [sys.executable, root / "maths_finetuning.py", *PLANTED, "--output_dir", folder, *flags]
-    process = subprocess.run(command, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
+    done = call("maths_finetuning", *PLANTED, "--output_dir", folder, *flags)
+    assert done.code == 0, done.text
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return json.loads((folder / "run.json").read_text()), rows, process.stdout
+    return json.loads((folder / "run.json").read_text()), rows, done.text
 
 
 @pytest.mark.slow
-def test_a_planted_collapse_is_noted_listed_and_can_end_the_run(root, tmp_path):
-    record, rows, output = train_planted(root, tmp_path / "whole")
+def test_a_planted_collapse_is_noted_listed_and_can_end_the_run(root, call, tmp_path):
+    record, rows, output = train_planted(call, tmp_path / "whole")
     graded = [(row["step"], row["reward"]) for row in rows if "reward" in row]
     expected = search(*zip(*graded, strict=True))
     assert expected is not None and record["outcome"]["collapsed_at"] == expected
@@ -90,7 +89,7 @@ def test_a_planted_collapse_is_noted_listed_and_can_end_the_run(root, tmp_path):
     )
     assert f"collapsed at step {expected}" in state.stdout
 
-    record, stopped, output = train_planted(root, tmp_path / "stopped", "--stop_on_collapse")
+    record, stopped, output = train_planted(call, tmp_path / "stopped", "--stop_on_collapse")
     assert record["outcome"]["status"] == "finished" and (tmp_path / "stopped" / "model.safetensors").exists()
     assert record["outcome"]["collapsed_at"] == expected
     last = stopped[-1]["step"]

@@ -1,8 +1,6 @@
-"""What a forked process of conftest.py runs; of its own name, since a fork looks it up by its module's.
+"""What a forked process of conftest.py runs; in a module of its own, since a fork looks it up by its module's name."""
 
-There are several conftest.py on the path of a whole test session.
-"""
-
+import gc
 import importlib
 import os
 import sys
@@ -10,6 +8,7 @@ import sys
 
 def run_command(command, argv, log, environment):
     """Run a command's main with its output in a file and `environment` added to the one there is; end the process."""
+    gc.freeze()  # what is imported is not looked through again
     os.environ.update(environment)
     with open(log, "w") as file:
         os.dup2(file.fileno(), 1)
