@@ -240,10 +240,21 @@ def make_layers(command):
     run = {"output_dir": str(Path(args.output_root) / name / method / f"seed{args.seed}"), "seed": args.seed}
     return {
         "machine": {"use_cpu": device == "cpu", "bf16": dtype == "bfloat16", "fp16": dtype == "float16"},
-        "table": {**shared, **(demo if is_demo(args.model) else {}), **PRESETS.get(name, {}).get(method, {})},
+        "table": {**shared, **(demo if is_demo(args.model) else {}), **find_preset(name, method)},
         "run": run if method == "sft" else {**run, "trust_region_method": method},
         "recipe": command.recipe,
     }
+
+
+def find_preset(model, method):
+    """The row of PRESETS, {} for a model without rows; a method that has none yet trains at pspo's rate and iterations.
+
+    So do all those that the published scripts lack.
+    """
+    rows = PRESETS.get(model, {})
+    if method in rows or method == "sft" or not rows:
+        return rows.get(method, {})
+    return {name: rows["pspo"][name] for name in ("learning_rate", "num_iterations")}
 
 
 def check_names(command):

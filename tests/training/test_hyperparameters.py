@@ -61,6 +61,12 @@ def test_no_range_takes_nan_and_what_the_table_sets_is_in_range():
             check_ranges(row, m.RANGES)
 
 
+def test_a_method_without_rows_trains_at_pspos_rate_and_iterations():
+    assert h.find_preset("Qwen2.5-0.5B", "newest") == {"learning_rate": 5e-7, "num_iterations": 2}
+    assert h.find_preset("Qwen2.5-0.5B", "noclip") == {"learning_rate": 1e-6, "num_iterations": 1}
+    assert h.find_preset("Qwen2.5-0.5B", "sft") == {} == h.find_preset("another", "pspo")
+
+
 def test_every_name_in_a_table_is_an_option():
     known = {**m.read_field_kinds("sft"), **m.read_field_kinds("pspo")}
     for table in (m.RANGES, m.CHOICES, m.NEVER_NULL, m.BOOLEAN_TEXT, m.OWN_SAMPLES, m.TRL_SAMPLES, h.REFUSED):
