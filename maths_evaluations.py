@@ -74,6 +74,7 @@ from evaluation.summary import (
     summarise_results,
     write_summary,
 )
+from evaluation.trial import ENOUGH, TRIAL, try_engines
 from grading import GRADER_VERSION
 from maths_rewards import check_grader
 
@@ -334,12 +335,24 @@ def generate_missing(evaluation):
     template, prompts = prepare_prompts(evaluation, tokenizer, config)
     known = [ids for rows in prompts.values() for ids in rows.values()]
     longest = max(map(len, known), default=1) + args.max_new_tokens
-    backend = choose_backend(args.backend, evaluation.dirs)
-    if backend == "transformers":
+    there = read_stored(evaluation.out)
+    backend = choose_backend(args.backend, evaluation.dirs, there and there.backend)
+    if backend != "vllm":
         check_own_sampler(config, longest)
     batch_size = args.batch_size or choose_batch_size(config, args.max_new_tokens, *choose_precision())
+    eos = get_eos_token_ids(tokenizer, generation_config)
+
+    def make_engine(name):
+        settings = make_settings(evaluation, name, batch_size, template)
+        if name == "vllm":
+            return make_vllm_engine(settings, evaluation.dirs, eos, longest)
+        return make_transformers_engine(settings, evaluation.dirs, eos, tokenizer.pad_token_id or eos[0], known)
+
+    answer = None
+    if backend == TRIAL:
+        backend, answer = settle_backend(evaluation, make_engine, batch_size, known)
     evaluation.settings = make_settings(evaluation, backend, batch_size, template)
-    if there := read_stored(evaluation.out):
+    if there:
         evaluation.settings = merge_settings(evaluation.out, evaluation.settings, there, args.accept_changes)
     write_settings(evaluation.out, evaluation.settings)
     evaluation.read_results()
@@ -347,15 +360,23 @@ def generate_missing(evaluation):
     if not missing:
         return
     tasks = [Task(name, t, evaluation.problems[name], prompts[name], todo) for (name, t), todo in missing.items()]
-    eos = get_eos_token_ids(tokenizer, generation_config)
-    if backend == "vllm":
-        answer = make_vllm_engine(evaluation.settings, evaluation.dirs, eos, longest)
-    else:
-        pad = tokenizer.pad_token_id or eos[0]
-        answer = make_transformers_engine(evaluation.settings, evaluation.dirs, eos, pad, known)
-
+    answer = answer or make_engine(backend)
     decode = partial(read_completion, tokenizer, eos_token_ids=eos, stop=template.stop)
     answer_all(evaluation, answer, decode, tasks)
+
+
+def settle_backend(evaluation, make_engine, batch_size, prompts):
+    """(name, engine, or None where it is still to be made) of the backend that a trial on the first prompts chooses."""
+    from sampling.engine import Request
+
+    args = evaluation.args
+    problems = sum(len(evaluation.chosen(name)) for name in evaluation.problems)
+    total = problems * sum(count_samples(args, t) for t in args.temperatures)
+    if total < ENOUGH * batch_size:
+        print(f"backend: transformers (vllm takes longer to start than {total} completions)", file=sys.stderr)
+        return "transformers", None
+    requests = [Request(ids, args.seed, range(1)) for ids in prompts[:batch_size]]
+    return try_engines(make_engine, requests, max(args.temperatures))
 
 
 def answer_all(evaluation, answer, decode, tasks):
@@ -431,7 +452,9 @@ def make_parser():
     parser.add_argument("--max_new_tokens", type=int, default=128, help="default: 128")
     parser.add_argument("--limit", type=int, help="only the first problems of each data set")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    parser.add_argument("--backend", choices=["auto", "transformers", "vllm"], default="auto", help="default: auto")
+    parser.add_argument(
+        "--backend", choices=["auto", "transformers", "vllm"], default="auto", help="default: the faster one here"
+    )
     parser.add_argument("--batch_size", type=int, help="rows decoded at once (default: sized from memory)")
     add_prompting(parser)
     parser.add_argument("--output_dir", help="default: evaluations/ in the run directory")

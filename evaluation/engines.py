@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from common.files import BadInput
 from common.models import causal_lm_class, choose_precision, load_model
 from common.prompts import Room, check_vocabulary, find_fitting, positions_of
+from evaluation.trial import TRIAL
 
 MAX_BATCH_SIZE = {"cpu": 256, "cuda": 1024}  # rows; on two CPU cores 512 is slower than 256: the cache no longer fits
 PROMPT_TOKENS = 1024  # for which there is room; the other half of the memory holds longer ones
@@ -75,10 +76,16 @@ def choose_batch_size(config, max_new_tokens, device, dtype):
     return int(max(1, min(fitting, MAX_BATCH_SIZE[device])))
 
 
-def choose_backend(name, dirs):
-    """The backend to use; `auto` is vllm on a GPU where vllm is installed. Raises BadInput if it cannot be used."""
-    if name == "auto":
-        return "vllm" if find_spec("vllm") and choose_precision()[0] == "cuda" and len(dirs) == 1 else "transformers"
+def choose_backend(name, dirs, stored):
+    """The backend to use, or TRIAL. Raises BadInput if it cannot be used.
+
+    stored: of the results that are there already, or None. `auto` stays with it; else it is a trial on a GPU where vllm
+    is installed, and our own sampler elsewhere.
+    """
+    if name == "auto" and stored is None:
+        both = find_spec("vllm") and choose_precision()[0] == "cuda" and len(dirs) == 1
+        return TRIAL if both else "transformers"
+    name = stored if name == "auto" else name
     if name == "vllm" and not find_spec("vllm"):
         raise BadInput("vllm is not installed: pip install vllm, or use --backend transformers")
     if name == "vllm" and len(dirs) > 1:

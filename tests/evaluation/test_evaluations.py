@@ -18,12 +18,13 @@ import maths_evaluations
 from common import basis
 from common.files import BadInput, hold_lock, run_script
 from common.models import Device
-from evaluation import engines
+from evaluation import engines, trial
 from evaluation import rows as stored_rows
 from evaluation.rows import ROW, cut_torn_line, parse_row
 from evaluation.settings import read_settings, write_settings
 from evaluation.summary import summarise_results
 from maths_evaluations import parse_args
+from sampling.tokens import Completion
 
 # ---- a small model and its evaluation
 
@@ -406,9 +407,9 @@ def test_an_adapter_gives_what_its_merged_model_gives(model_dir, tmp_path):
     assert rows != stored(tmp_path / "base-out")
 
 
-@pytest.mark.parametrize("device", ["cuda", "cpu"])
-def test_vllm_is_given_the_settings_and_its_answers_are_stored(device, model_dir, tmp_path, monkeypatch, capsys):
-    """Against a stand-in with vLLM's interface: it shows what is asked of vLLM, not that vLLM answers."""
+@pytest.fixture
+def vllm(monkeypatch):
+    """vllm(device) -> what was asked of a stand-in with vLLM's interface: it does not show that vLLM answers."""
     import torch
 
     calls = {}
@@ -423,14 +424,23 @@ def test_vllm_is_given_the_settings_and_its_answers_are_stored(device, model_dir
             outputs = [types.SimpleNamespace(token_ids=(40, 41, 2)) for _ in range(params[0]["n"])]
             return [types.SimpleNamespace(outputs=outputs) for _ in prompts]
 
-    stand_in = types.ModuleType("vllm")
-    stand_in.LLM, stand_in.SamplingParams = LLM, dict
-    stand_in.__spec__ = types.SimpleNamespace()
-    monkeypatch.setitem(sys.modules, "vllm", stand_in)
-    monkeypatch.setattr(maths_evaluations, "packages_distributions", lambda: {"vllm": ["numpy"]})  # another name
-    for module in (maths_evaluations, engines, basis):
-        monkeypatch.setattr(module, "choose_precision", lambda: (device, torch.float32))
-    monkeypatch.setattr(basis, "describe_device", lambda kind, dtype: Device(kind, "a name", "float32"))
+    def stand_in(device):
+        module = types.ModuleType("vllm")
+        module.LLM, module.SamplingParams = LLM, dict
+        module.__spec__ = types.SimpleNamespace()
+        monkeypatch.setitem(sys.modules, "vllm", module)
+        monkeypatch.setattr(maths_evaluations, "packages_distributions", lambda: {"vllm": ["numpy"]})  # another name
+        for user in (maths_evaluations, engines, basis):
+            monkeypatch.setattr(user, "choose_precision", lambda: (device, torch.float32))
+        monkeypatch.setattr(basis, "describe_device", lambda kind, dtype: Device(kind, "a name", "float32"))
+        return calls
+
+    return stand_in
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_vllm_is_given_the_settings_and_its_answers_are_stored(device, vllm, model_dir, tmp_path, capsys):
+    calls = vllm(device)
     assert evaluate(model_dir, tmp_path / "out", "--backend", "vllm", *FULL) == 0
     assert calls["engine"]["model"] == str(model_dir) and len(calls["prompts"]) == 40
     assert [p["temperature"] for p in calls["params"]] == [0] * 20 + [0.8] * 20
@@ -441,6 +451,79 @@ def test_vllm_is_given_the_settings_and_its_answers_are_stored(device, model_dir
     assert versions["numpy"] == np.__version__ and calls["engine"]["dtype"] == "float32"
     assert all(p["stop_token_ids"] == [2] and p["max_tokens"] == 16 for p in calls["params"])
     assert {r["finish_reason"] for r in stored(tmp_path / "out")} == {"stop"} and len(stored(tmp_path / "out")) == 100
+
+
+# ---- the backend that auto chooses
+
+
+@pytest.fixture
+def tried(vllm, monkeypatch):
+    """tried(vllm's seconds, or an error) -> a list that notes each engine that is timed; ours takes 2 seconds.
+
+    The stand-in for a card computes on the CPU.
+    """
+    vllm("cuda")
+    monkeypatch.setattr(maths_evaluations, "make_transformers_engine", lambda *_: answer_nothing)
+
+    def set_seconds(theirs):
+        timed = []
+
+        def time_engine(make, requests, temperature):
+            timed.append(len(requests))
+            if len(timed) == 2 and isinstance(theirs, Exception):
+                raise theirs
+            return make(), theirs if len(timed) == 2 else 2.0
+
+        monkeypatch.setattr(trial, "time_engine", time_engine)
+        return timed
+
+    return set_seconds
+
+
+def answer_nothing(requests, temperature, finished):
+    for place, request in enumerate(requests):
+        finished(place, [Completion([2], [])] * len(request.samples))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "backend", "said"),
+    [
+        (1.0, "vllm", "backend: vllm (a first batch of 8: transformers 2.00 s, vllm 1.00 s)"),
+        (3.0, "transformers", "backend: transformers (a first batch of 8: transformers 2.00 s, vllm 3.00 s)"),
+        (
+            RuntimeError("no kernel"),
+            "transformers",
+            "backend: transformers (vllm failed on the first batch: no kernel)",
+        ),
+    ],
+)
+def test_auto_takes_the_faster_backend_and_stays_with_it(theirs, backend, said, tried, model_dir, tmp_path, capsys):
+    timed = tried(theirs)
+    assert evaluate(model_dir, tmp_path / "out", *FULL) == 0
+    assert timed == [8, 8] and said in capsys.readouterr().err
+    assert read_settings(tmp_path / "out").backend == backend
+    assert len(stored(tmp_path / "out")) == 100
+    assert evaluate(model_dir, tmp_path / "out", *FULL, "--temperatures", "0", "0.5") == 0
+    assert timed == [8, 8] and read_settings(tmp_path / "out").backend == backend
+
+
+def test_auto_makes_no_trial_for_a_few_completions(tried, model_dir, tmp_path, capsys):
+    timed = tried(1.0)
+    assert evaluate(model_dir, tmp_path / "out", "--temperatures", "0", "--limit", "20") == 0
+    assert timed == [] and read_settings(tmp_path / "out").backend == "transformers"
+    assert "vllm takes longer to start than 20 completions" in capsys.readouterr().err
+
+
+def test_an_engine_is_timed_after_a_warm_up():
+    asked = []
+
+    def make():
+        return lambda requests, temperature, finished: asked.append((len(requests), temperature))
+
+    answer, seconds = trial.time_engine(make, list(range(20)), 0.5)
+    assert asked == [(trial.WARM_UP, 0.5), (20, 0.5)] and 0 <= seconds < 5
+    answer([], 0, None)
+    assert asked[-1] == (0, 0)
 
 
 VLLM_RUN = """
