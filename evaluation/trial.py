@@ -41,7 +41,7 @@ def try_engines(make, requests, temperature):
     Ours goes first and is made again if it wins: it starts in seconds, and vLLM wants the card for itself. A vLLM that
     cannot start or answer here is named, and loses.
     """
-    _, ours = time_engine(lambda: make("transformers"), requests, temperature)
+    ours = time_engine(lambda: make("transformers"), requests, temperature)[1]  # the engine itself is not kept
     free_memory()
     try:
         answer, theirs = time_engine(lambda: make("vllm"), requests, temperature)
