@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 from stops import KILL, SIGNAL, Killed, Stop, add_stop
+from trl.trainer.grpo_config import TRUST_REGION_METHODS
 
 import maths_finetuning
 from common.files import BadInput
@@ -267,6 +268,22 @@ def test_a_run_continues_where_it_once_became_another_one(start, tmp_path, name)
 @pytest.mark.parametrize("name", OTHER_STATE)
 def test_a_run_continues_whatever_state_its_settings_bring(start, tmp_path, name):
     check_case(start, tmp_path, *OTHER_STATE[name])
+
+
+METHODS = {  # each with what it needs beside GRPO, two updates a generation
+    **dict.fromkeys(TRUST_REGION_METHODS, {}),
+    "cispo": {"epsilon_high": 5.0},
+    "gmpo": {"importance_sampling_level": "sequence", "loss_type": "grpo"},
+    "m2po": {"gradient_accumulation_steps": 1, "steps_per_generation": 2, "num_iterations": 1},
+    "r2vpo": {"trust_region_penalty": 2.5},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_a_killed_run_of_every_method_continues(start, tmp_path, method):
+    flags = {**GRPO, "num_iterations": 2, **METHODS[method], "trust_region_method": method}
+    check_case(start, tmp_path, flags, 8, 3, KILL)
 
 
 def test_the_best_model_is_found_though_the_directory_has_moved(start, tmp_path):
