@@ -78,6 +78,7 @@ def make_ours(model_dir, method, device, settings, folder):
     argv = ["--model", str(model_dir), "--dataset", "demo", "--trust_region_method", method, "--device", device]
     command = ours.parse([*argv, "--output_dir", folder, "--disable_tqdm", "True", *flags])
     plan = ours.resolve(command)
+    ours.sum_in_one_order(plan.config)
     ours.quieten()
     tokenizer = ours.load_tokenizer([Path(model_dir)])
     data = ours.load_data(plan, Path(model_dir), tokenizer)
