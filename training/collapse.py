@@ -1,7 +1,7 @@
 """When did a run collapse: from which update on was its reward below half of its best, for good?
 
 Asked by maths_finetuning.py after every row of the log (Probability Smoothing Policy Optimisation, arXiv 2509.21282).
-The definition is this project's own: "below half of the best moving average, and stays".
+The definition is this project's own: "below half of the best moving average, by more than chance, and stays".
 
     python -m training.collapse runs/demo/noclip/seed0
 """
@@ -18,6 +18,7 @@ from common.runs import LOG_FILE, read_log
 SHORTEST = 3
 LONGEST = 20
 SHARE = 0.5  # of the best moving average
+ERRORS = 3  # standard errors that a fall must exceed: the best of many averages is high by chance too
 
 
 def find_collapse(steps, rewards):
@@ -25,15 +26,20 @@ def find_collapse(steps, rewards):
 
     steps, rewards: (n,) each, the updates whose rows of the log carry a reward, and these rewards. The moving average
     m is over a twentieth of the rewards, SHORTEST to LONGEST of them. A run has collapsed where m is below SHARE times
-    the largest m so far and stays there to the end, for so many rewards at least that the last m holds none from
-    before. The step is the first such one. A run whose reward never was above 0 has not collapsed: it never learnt.
+    the largest m so far, and below it by ERRORS standard errors of a difference of two such averages, as consecutive
+    rewards differed so far; and where it stays there to the end, for so many rewards at least that the last m holds
+    none from before. The step is the first such one. A run whose reward never was above 0 has not collapsed: it never
+    learnt.
     """
     window = min(max(len(rewards) // 20, SHORTEST), LONGEST)
     if len(rewards) < 2 * window:
         return None
     sums = np.cumsum([0.0, *rewards])
     means = (sums[window:] - sums[:-window]) / window  # means[i] is over rewards[i : i + window]
-    is_low = means < SHARE * np.maximum.accumulate(means)
+    best = np.maximum.accumulate(means)
+    squares = np.cumsum(np.diff(rewards) ** 2) / np.arange(1, len(rewards))  # twice the variance of a single reward
+    by_chance = ERRORS * np.sqrt(squares[window - 2 :] / window)
+    is_low = (best > 0) & (means < SHARE * best) & (means < best - by_chance)
     low_to_the_end = int(is_low[::-1].argmin())  # the first mean is the best so far, so never low
     return None if low_to_the_end < window else int(steps[len(steps) - low_to_the_end])
 

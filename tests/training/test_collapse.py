@@ -4,8 +4,11 @@ import json
 import random
 import subprocess
 import sys
+from itertools import pairwise
+from math import sqrt
 from statistics import fmean
 
+import numpy as np
 import pytest
 
 from training.collapse import collapse_of, find_collapse
@@ -15,11 +18,15 @@ def search(steps, rewards):
     """The definition, word for word: try every update from the first on."""
     window = min(max(len(rewards) // 20, 3), 20)
     averages = {i: fmean(rewards[i - window + 1 : i + 1]) for i in range(window - 1, len(rewards))}
+
+    def is_low(i):
+        best = max(averages[j] for j in averages if j <= i)
+        error = sqrt(fmean((b - a) ** 2 for a, b in pairwise(rewards[: i + 1])) / window)
+        return best > 0 and averages[i] < 0.5 * best and averages[i] < best - 3 * error
+
     for first in averages:
         later = [i for i in averages if i >= first]
-        if len(later) >= window and all(
-            averages[i] < 0.5 * max(averages[j] for j in averages if j <= i) for i in later
-        ):  # fmt: skip
+        if len(later) >= window and all(is_low(i) for i in later):
             return steps[first]
     return None
 
@@ -53,6 +60,21 @@ def test_random_walks_against_the_search():
         assert find_collapse(steps, rewards) == search(steps, rewards)
         found.append(find_collapse(steps, rewards))
     assert 30 < sum(step is not None for step in found) < 270
+
+
+@pytest.mark.parametrize(("length", "chance", "completions"), [(40, 0.01, 16), (100, 0.01, 64), (40, 0.1, 16)])
+def test_a_low_reward_that_stays_as_it_is_hardly_ever_collapses(length, chance, completions):
+    """The mean of a few completions' rewards falls to half of its best by chance in up to half of such runs."""
+    rewards = np.random.default_rng(0).binomial(completions, chance, (500, length)) / completions
+    collapsed = [find_collapse(range(length), row) is not None for row in rewards]
+    assert np.mean(collapsed) < 0.1
+
+
+def test_a_reward_that_falls_to_a_twentieth_always_does():
+    drawn = np.random.default_rng(0).binomial
+    for _ in range(200):
+        rewards = np.r_[drawn(16, 0.4, 20), drawn(16, 0.02, 20)] / 16
+        assert find_collapse(range(40), rewards) in range(18, 30)
 
 
 def test_rows_without_a_reward_are_no_rewards():
