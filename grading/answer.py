@@ -2,17 +2,7 @@ r"""Find where the final answer of a completion stands, looking at a bounded par
 
 import re
 
-from .number import (
-    DIGIT_RE,
-    LAST_DIGIT_RE,
-    LEAD_RE,
-    NUMBER_RE,
-    SIMPLE_RE,
-    SOLUTIONS_RE,
-    plain_text,
-    says_number,
-    without_remark,
-)
+from .number import DIGIT_RE, LEAD_RE, NUMBER_RE, SIMPLE_RE, SOLUTIONS_RE, plain_text, says_number, without_remark
 from .text import ANSWER_CHARS, boxed, cut
 
 # ---- marks of an answer, with an example of each
@@ -32,6 +22,7 @@ MARK = rf"answer{QUESTION}[ \t*_]{{0,20}}+(?:{IS}|{COLON})[\s:*_]{{0,20}}+{NO_AN
 ANSWER_IS_RE = re.compile(rf"{MARK}|\n(?P<line>A:)\s*", re.I)
 VALUE_RE = re.compile(r"[\s*_~$\\]*-?\$?\.?\d[\d,.]*+(?!\)?\s*[-+*/×÷=x]\s*[$(\d])")  # 18 eggs; not 9 * 2
 BREAK_RE = re.compile(r"(?<=[.!?])(?<!\d!)(?<!\bM[rs]\.)(?<!\bDr\.)(?<!\bMrs\.)\s+(?=[^a-z\s])")  # of sentences
+LAST_DIGIT_RE = re.compile(r"(?s).*\d")
 RESULT_RE = re.compile(r"=\s*([-$]*\s*\.?\d[\d,.]*+(?!\s*[-+*/x^(])[^=,;.:~<>]*\.?)$")  # = 13 eggs out of the 16 eggs.
 JOINT_RE = re.compile(r"\s*(?:/|\s|or|to|-|and|\*|\^|\()\s*")  # between the numbers of a fraction or a range
 SPACING = r"(?:\s|\$|\\q?quad|\\[()\[\],;: ])"

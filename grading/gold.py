@@ -136,18 +136,18 @@ def read_ratios(answer):
 def same_ratio(answer, gold):
     """Whether all that the answer says are the gold answer; by the clock where one of them names the half of a day."""
     found = read_ratios(answer)
-    return bool(found) and all(f == gold.value or _same_time(*f, *gold.value) for f in found)
+    return bool(found) and all(f == gold.value or _same_time(f, gold.value) for f in found)
 
 
-def _same_time(numbers, half, gold_numbers, gold_half):
-    """3:30, 15:30 and 15:30 p.m. are 3:30 p.m., but 3:30 a.m. is not."""
-    if not half and not gold_half:
-        return False
-    clock = (numbers[0] % 12, *numbers[1:])
-    gold_clock = (gold_numbers[0] % 12, *gold_numbers[1:])
-    half = "p" if numbers[0] > 12 else half
-    gold_half = "p" if gold_numbers[0] > 12 else gold_half
-    return clock == gold_clock and (half == gold_half or not half or not gold_half)
+def _same_time(time, gold):
+    """3:30, 15:30 and 15:30 p.m. are 3:30 p.m., but 3:30 a.m. is not; 15:30 is not 3:30."""
+    return (time[1] or gold[1]) and not _moments(*time).isdisjoint(_moments(*gold))
+
+
+def _moments(numbers, half):
+    """The moments of a day that a time may name: two for 3:30, one for 3:30 p.m. or 15:30."""
+    halves = "p" if numbers[0] > 12 else half or "ap"
+    return {(h, numbers[0] % 12, *numbers[1:]) for h in halves}
 
 
 # ---- words

@@ -1,9 +1,5 @@
 r"""Read the one number that an answer says, exactly: '$1,234.50', 'x = 18 cm', 'eighteen', '9*2', '\frac{1}{2}'.
 
-Marks between digits: three digits follow a thousands mark, which is a comma, a space, ' or _, or a point that stands
-twice (1.234.567); lakh and crore may be grouped 12,34,567. One point is a decimal point: 1.234 is no integer. A comma
-is a decimal comma where it can mark no thousands (2,74 and 0,234), and behind groups with another mark (1.234,567).
-
 Text is read by the small parser here, never evaluated, and is at most ANSWER_CHARS long."""
 
 import re
@@ -54,7 +50,6 @@ PART = rf"({'|'.join(PART_VALUES)})(s?)\b"
 PART_NAME_RE = re.compile(rf"\b{PART}", re.I)
 PART_RE = re.compile(rf"\b(?:({WORD}(?:[\s-]+{WORD})*|an?)[\s-]+)?{PART}(?!{PORTION})", re.I)  # two thirds
 DIGIT_RE = re.compile(r"\d")
-LAST_DIGIT_RE = re.compile(r"(?s).*\d")
 
 MEMBER_RE = re.compile(r"^[^\\]{0,20}\\in\b")  # x \in
 SLASH_RE = re.compile(r"\\frac\s*\{\s*(-?[\d.]+)\s*\}\s*\{\s*([\d.]+)\s*\}")  # \frac{1}{2}
@@ -71,7 +66,6 @@ CODE_RE = re.compile(r"[)\]]\s*[(\[]|\(\)|[A-Za-z]\((?!e?s\))|\blambda\b|\bif\b.
 COMPARED = r"\b(?:more|less|fewer|greater|larger|smaller) than\s*-?\d|\b(?:between|either)\s+-?[\d.]"
 BOUND = rf"[<>≠]|{COMPARED}|\bat (?:least|most)\b|\bnot\s+-?[\d.,]+\W*$|\b(?:repeating|recurring)\b"
 BOUND_RE = re.compile(rf"{BOUND}|\b{PART}{PORTION}", re.I)
-MORE_RE = re.compile(r"\bor (?:more|less|fewer|greater|higher|lower|above|below|over|under)\b", re.I)
 JOINT = r"(?:\b(?:to|and|through)\b|[,;&|/*+-]|\+/-)\s*(?:(?:or|and)\b\s*)?"  # 17 to 18, 17 boys and 18 girls
 ANOTHER = rf"(?:\s+[A-Za-z]+){{0,3}}\s*{JOINT}[a-z]?\s*[-(]?\s*\.?\d|\s+-?\.?\d|\.?\(\s*-?\.?\d"
 SMALLER = r"\s+(?!(?:in|of|out|per|for|from|at|by|on|with|after|x)\b)[A-Za-z]+\.?\s+\d"  # 3 hours 20 minutes
@@ -189,10 +183,9 @@ def _part(found):
 
 
 def _same_alternatives(text):
-    """'5/2 or 2.5' -> 5/2; '17 or 18' is a hedge."""
-    parts = [part for part in text.split(" or ") if says_number(part)]
-    values = {read_plain_number(part) for part in parts}
-    if len(values) != 1 or MORE_RE.search(text):
+    """'5/2 or 2.5' -> 5/2; '17 or 18' and '18 or more' are hedges."""
+    values = {read_plain_number(part) for part in text.split(" or ")}
+    if len(values) != 1:
         raise NotANumber
     return values.pop()
 
