@@ -13,7 +13,6 @@ from .text import END, clean
 FUNCTIONS = "(?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln|sqrt|pi|infty|theta"
 ATOM = r"\d*\\pi|\d*\\sqrt\{\d+\}|\d+"  # 2\pi, 3\sqrt{13}, 14
 NORMAL = [  # patterns and what they become, one after the other
-    (rf"^.*\\to{END}", ""),  # x + 2 = 20 \implies x = 18
     (r"_?\s?[({]?\s?(?:in )?\bbase[ -]?\s?(\d+)\s?[)}]?", r"_\1"),  # 52 (base 8)
     (r"\(?\s?(?:\\[pb]?mod\b|(?<=\()mod\b)\s?(?:\{[^{}]*\}|\d+)\s?\)?$", ""),  # 18 \pmod{23}
     (r";|\s\b(?:or|and)\b\s", " , "),
@@ -25,8 +24,6 @@ NORMAL = [  # patterns and what they become, one after the other
     (r"\b(?:infinity|inf|oo)\b|\+\s*\\infty", r"\\infty"),
     (rf"(?<![\\A-Za-z])({FUNCTIONS}){END}", r"\\\1"),  # 2pi
     (r"[\[(]?\s*\\(begin|end)\s*\{(?:[a-zA-Z]*matrix|array)\}(?:\{[lcr|\s]*\})?\s*[\])]?", r"\\\1{pmatrix} "),
-    (r"\^\(([^()]*)\)", r"^{\1}"),  # 13^(1/2)
-    (r"(?<![\d/.])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d/.])", r"\1\\frac{\2}{\3}"),  # 4 2/3
     (rf"(?<![\w)}}^/.!])({ATOM})\s*/\s*({ATOM})(?!\s*[\w(^/.!])", r"\\frac{\1}{\2}"),  # 14/3, 2\pi/3
 ]
 NORMAL = [(re.compile(pattern), replacement) for pattern, replacement in NORMAL]
@@ -62,15 +59,12 @@ NAME_RE = re.compile(rf"(?!\\infty|\\pi|e$)(?:{NAME}|\|[A-Za-z]\w?\||\[[A-Z]{{3,
 CALL_RE = re.compile(r"(?:[A-Za-z]'*|\\[A-Za-z]+)(?:\^\w)?\(.*\)|\|.*\||\\(?!frac|sqrt)[A-Za-z]+.*")  # P(X>3), \sin 2x
 LETTER_RE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{1,2}(?![A-Za-z])(?:_\w)?")  # x, ab, x_1
 RELATION_RE = re.compile(r"(<=|>=|≠|<|>)")
-TURNED = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
-OPEN_ENDS = {"<": "(", "<=": "["}
-CLOSE_ENDS = {"<": ")", "<=": "]"}
+TURNED = {">": "<", ">=": "<="}
+ENDS = {"<": "()", "<=": "[]"}
 UNKNOWN_RE = re.compile(r"(?![ei]$)[A-Za-z](?:_\w)?(?:\([a-z]\))?")  # x, x_1, f(x)
 INFINITE = {"\\infty", "-\\infty"}
 DEPTH_LIMIT = 6
 PARTS_LIMIT = 100
-
-
 DEPTH_CHANGE = {**dict.fromkeys(OPENING, 1), **dict.fromkeys(CLOSING, -1)}
 
 
@@ -123,13 +117,9 @@ def _interval(text):
     if len(pieces) != 5 or not UNKNOWN_RE.fullmatch(pieces[2]):
         return text
     low, low_sign, _, high_sign, high = pieces
-    if not low or not high or _letters(low) or _letters(high):
-        return text
     if (low, high_sign) == ("-\\infty", "≠"):
         return f"(-\\infty,{high})\\cup({high},\\infty)"
-    opening = OPEN_ENDS.get(low_sign)
-    closing = CLOSE_ENDS.get(high_sign)
-    return f"{opening}{low},{high}{closing}" if opening and closing else text
+    return text if "≠" in text else f"{ENDS[low_sign][0]}{low},{high}{ENDS[high_sign][1]}"
 
 
 def _united(members):

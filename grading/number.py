@@ -7,8 +7,7 @@ from fractions import Fraction
 
 from .text import ANSWER_CHARS, clean
 
-OPERATORS = 100  # of a sum that is worked out
-BITS_LIMIT = 4_000  # of a product
+BITS_LIMIT = 4_000  # of a product; a sum is bounded by the length of its text
 TOLERANCE = Fraction(1, 10**6)  # for an answer to a gold that is no integer
 
 NAMES = (
@@ -24,8 +23,8 @@ SHORT_SCALES = {  # by their capitals: 5 m are metres
     "k": "thousand", "K": "thousand", "M": "million", "mn": "million", "mln": "million", "mio": "million",
     "Mio": "million", "B": "billion", "bn": "billion", "bln": "billion", "T": "trillion", "tn": "trillion",
 }  # fmt: skip
-PARTS = "half third quarter fifth sixth seventh eighth ninth tenth".split()
-PART_VALUES = {name: n for n, name in enumerate(PARTS, 2)} | {"halve": 2, "fourth": 4}
+PART_VALUES = {f"{name}th": n for name, n in WORD_VALUES.items() if n > 3}
+PART_VALUES |= dict(half=2, halve=2, third=3, quarter=4, fifth=5, eighth=8, ninth=9, twelfth=12)
 
 # ---- what a number looks like
 
@@ -46,9 +45,8 @@ WORDS_RE = re.compile(rf"(?<!\d ){WORD}(?:(?:[\s-]|\sand\s)+{WORD})*", re.I)  # 
 SCALE_RE = re.compile(rf"[\s-]*({'|'.join(SCALES)})s?\b", re.I)
 SHORT_SCALE_RE = re.compile(rf"(?<=\d)\s?({'|'.join(SHORT_SCALES)})(?!\w)")
 PORTION = rf"\s+(?:of\s+(?:an?\s+|the\s+)?|an?\s+)(?:\d|(?:{'|'.join(SCALES)})s?\b)"  # half a million, half of 18
-PART = rf"({'|'.join(PART_VALUES)})(s?)\b"
-PART_NAME_RE = re.compile(rf"\b{PART}", re.I)
-PART_RE = re.compile(rf"\b(?:({WORD}(?:[\s-]+{WORD})*|an?)[\s-]+)?{PART}(?!{PORTION})", re.I)  # two thirds
+PART = rf"({'|'.join(PART_VALUES)})s?\b"
+PART_RE = re.compile(rf"(?<!\d[ -])\b(?:({WORD}(?:[\s-]+{WORD})*|an?)[\s-]+)?{PART}(?!{PORTION})", re.I)  # two thirds
 DIGIT_RE = re.compile(r"\d")
 
 MEMBER_RE = re.compile(r"^[^\\]{0,20}\\in\b")  # x \in
@@ -64,14 +62,14 @@ PLUS_RE = re.compile(r"\s*\+\s*(?=-?\s*\.?\d)")
 
 CODE_RE = re.compile(r"[)\]]\s*[(\[]|\(\)|[A-Za-z]\((?!e?s\))|\blambda\b|\bif\b.{0,40}\belse\b|\*\*|\^.*\^|\d\s*\[")
 COMPARED = r"\b(?:more|less|fewer|greater|larger|smaller) than\s*-?\d|\b(?:between|either)\s+-?[\d.]"
-BOUND = rf"[<>≠]|{COMPARED}|\bat (?:least|most)\b|\bnot\s+-?[\d.,]+\W*$|\b(?:repeating|recurring)\b"
+BOUND = rf"[<>≠]|{COMPARED}|\b(?:at (?:least|most)|up to)\b|\bnot\s+-?[\d.,]+\W*$"
 BOUND_RE = re.compile(rf"{BOUND}|\b{PART}{PORTION}", re.I)
 JOINT = r"(?:\b(?:to|and|through)\b|[,;&|/*+-]|\+/-)\s*(?:(?:or|and)\b\s*)?"  # 17 to 18, 17 boys and 18 girls
 ANOTHER = rf"(?:\s+[A-Za-z]+){{0,3}}\s*{JOINT}[a-z]?\s*[-(]?\s*\.?\d|\s+-?\.?\d|\.?\(\s*-?\.?\d"
 SMALLER = r"\s+(?!(?:in|of|out|per|for|from|at|by|on|with|after|x)\b)[A-Za-z]+\.?\s+\d"  # 3 hours 20 minutes
 HEDGE_RE = re.compile(rf"{ANOTHER}|{SMALLER}|\s*[+*/^]\s*$", re.I)
-WHICH = r"which (?:is|was|are|were|equals?|means|matches|includes|adds?)\b(?!.*=)"  # 18, which is 2 times 9
-REASON = rf"(?<!and)(?<!so)[\s,(]\s*(?:because|since|given (?:that|the))\b|,\s*(?:{WHICH}|as\b[^=]*=)"
+WHICH = r"which (?:is|was|are|were|equals?|means)\b(?!.*=)"  # 18, which is 2 times 9
+REASON = rf"[\s,(]\s*(?:because|since|given)\b|,\s*(?:{WHICH}|as\b[^=]*=)"
 CLAUSE = rf"(?:{REASON}|,\s*(?:and |but )?not\s+-?\d|\s(?:is|are) the (?:number|amount|total|answer)\b).*"
 BRACKETS = r"(?:\s+\((?![^()]*\)\s*/)[^()]*\))+\W*$"  # 18 dollars (9 eggs at $2)
 REMARK_RE = re.compile(rf"(?<=[\w%.]){BRACKETS}|{CLAUSE}", re.I | re.S)
@@ -116,24 +114,18 @@ def _sum(text, at):
     return value, at
 
 
-def _scaled(value, text, at):
-    """(value, end) with the scale words at `at`: 3 million, 2 hundred thousand."""
-    while scale := SCALE_RE.match(text, at):
-        value *= SCALES[scale[1].lower()]
-        at = scale.end()
-    return value, at
-
-
 def _product(text, at):
-    """(value, end) of factors in a row; a scale word counts for all before it, as in 1/2 million."""
+    """(value, end) of factors in a row; a scale word is a factor, too: 2 hundred thousand, 1/2 million."""
     value, at = _factor(text, at)
-    value, at = _scaled(value, text, at)
-    while operator := TIMES_RE.match(text, at):
-        right, at = _factor(text, operator.end())
+    while operator := SCALE_RE.match(text, at) or TIMES_RE.match(text, at):
+        if operator.re is SCALE_RE:
+            right = Fraction(SCALES[operator[1].lower()])
+            at = operator.end()
+        else:
+            right, at = _factor(text, operator.end())
         if sum(n.bit_length() for v in (value, right) for n in v.as_integer_ratio()) > BITS_LIMIT:
             raise NotANumber
-        value = value / right if operator.group(1) == "/" else value * right
-        value, at = _scaled(value, text, at)
+        value = value / right if operator[1] == "/" else value * right
     return value, at
 
 
@@ -174,12 +166,10 @@ def _in_digits(words):
 
 
 def _part(found):
-    """A match of PART_RE as a fraction: 'two thirds' -> '2/3', 'half' -> '1/2'; but not 'twenty-third'."""
-    count, name, plural = found.groups()
-    if not count and name.lower() != "half":
-        return found.group()
-    count = 1 if not count or count.lower() in ("a", "an") else int(WORDS_RE.sub(_in_digits, count))
-    return f"{count}/{PART_VALUES[name.lower()]}" if bool(plural) == (count != 1) else found.group()
+    """A match of PART_RE as a fraction: 'two thirds' -> '2/3', 'half' and 'a half' -> '1/2'."""
+    count, name = found.groups()
+    count = WORDS_RE.sub(_in_digits, count) if count and WORDS_RE.search(count) else "1"
+    return f"{count}/{PART_VALUES[name.lower()]}"
 
 
 def _same_alternatives(text):
@@ -210,11 +200,10 @@ def read_plain_number(text):
     text = _result(text)
     if " or " in text:
         return _same_alternatives(text)
-    if CODE_RE.search(text) or re.search(r"\\[A-Za-z]", text) or sum(map(text.count, "+*/^")) > OPERATORS:
+    if CODE_RE.search(text) or re.search(r"\\[A-Za-z]", text):
         raise NotANumber
     in_words = not DIGIT_RE.search(text)
-    if PART_NAME_RE.search(text):
-        text = PART_RE.sub(_part, text)
+    text = PART_RE.sub(_part, text)
     text = SHORT_SCALE_RE.sub(lambda short: f" {SHORT_SCALES[short[1]]}", text)
     if in_words:
         text = WORDS_RE.sub(_in_digits, text)

@@ -47,14 +47,15 @@ CLEAN = [  # patterns and what they become, one after the other
     (r"\b(?:[mM]inus|[nN]egative)\s+", "-"),
 ]
 CLEAN = [(re.compile(pattern), replacement) for pattern, replacement in CLEAN]
-DOTS = rf"(?:\.\.+|\\[lc]?dots{END}|(?:repeating|recurring)\b)"
+AGAIN = r"\(?(?:repeating|recurring)\b\)?"
+DOTS = rf"(?:\.\.+|\\[lc]?dots{END}|{AGAIN})"
 REPEATS_RE = re.compile(rf"[\d.,](?:\(\d|\\(?:overline|bar|dot){END}|\s?{DOTS})")  # whether a decimal may repeat
 REPEATS = [  # the ways to write 0.1(6), and that
     (r"\}\\overline\s*\{", ""),
     (rf"(?<=[\d.,])\\(?:overline|bar){END}\s*(?:\{{\s*(\d+)\s*\}}|(\d))", r"(\1\2)"),  # 0.1\overline{6}
     (r"(?<=[\d.,])\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?", r"(\1\2\3)"),  # 0.\dot{1}4285\dot{7}
-    (r"(?<=[.,])(\d) (?:repeating|recurring)\b", r"(\1)"),
     (rf"(?<=[.,])(\d{{0,9}}?)(\d{{1,9}}?)\2+\s?{DOTS}", r"\1(\2)"),  # 0.1666..., but not 0.16...
+    (rf"(?<=[.,])(\d{{1,9}})\s?{AGAIN}", r"(\1)"),  # 0.25 repeating
 ]
 REPEATS = [(re.compile(pattern), replacement) for pattern, replacement in REPEATS]
 REPEATING_RE = re.compile(r"(?<![\d.,])((?:\d{1,3},(?=\d{3}[,.]))*\d{0,30})[.,](\d{0,30})\((\d{1,30})\)")

@@ -236,7 +236,7 @@ PARTS_IN_WORDS = [  # fractions in words
     ("0.5", None, ["one half", "a half", "half", "one-half", "0.5 hours"],
      ["half a million", "half of 18", "two halves"]),
     ("0.75", None, ["three quarters", "three-fourths"], ["three", "3 quarters"]),
-    ("2/3", None, ["two thirds", "two-thirds"], ["one third", "two third", "second third"]),
+    ("2/3", None, ["two thirds", "two-thirds", "two third"], ["one third", "second third"]),
     ("2.5", None, ["two and a half", "2 and a half", "two and one half"], ["2", "half of 2.5"]),
     ("3", None, ["3 quarters", "3 halves"], ["three quarters", "three halves"]),
     ("23", None, ["twenty-three"], ["twenty thirds", "twenty-three thirds"]),
