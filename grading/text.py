@@ -31,8 +31,7 @@ WRAPPERS = "text[a-z]*|math(?:rm|bf|it|sf|tt|bb|cal)|[mh]box|[fF]?boxed|fbox|ope
 CLEAN = [  # patterns and what they become, one after the other
     (r"(?<=\d)(?:,?\\[!,;: ]\s*|\{,\})(?=\d{3}(?!\d))", ""),  # 1,\!234  1{,}234  1\,234
     (r"(?<=\d)\{,\}(?=\d)", "."),  # 3{,}5
-    (r"\\!|\\(?:text)?color\s*\{[a-z]+\}", ""),
-    (r"\\[,;:> ()\[\]]", " "),
+    (r"\\[!,;:> ()\[\]]|\\(?:text)?color\s*\{[a-z]+\}", " "),
     (r"\\mathbb\s*\{?\s*R\s*\}?", r"(-\\infty, \\infty)"),
     *2 * [(rf"\\(?:{WRAPPERS})\s*\{{([^{{}}]*)\}}", r" \1 ")],  # \text{ cm}; one may be inside another
     (r"\\?\$|\\?%", " "),
@@ -41,7 +40,6 @@ CLEAN = [  # patterns and what they become, one after the other
     (r"\\frac\s*(\{[^{}]*\})\s*(\w)", r"\\frac\1{\2}"),
     (rf"\{{([^{{}}]*)\\over{END}([^{{}}]*)\}}", r"\\frac{\1}{\2}"),
     (r"\\?\bsqrt\s*(?:\(([^()]*)\)|(\d+|[a-z]\b))", r"\\sqrt{\1\2}"),  # sqrt(13), \sqrt 3
-    (r"([\^_])\s*\{\s*(\w)\s*\}", r"\1\2"),  # x^{2}
     (r"(?<![\d)])!=|(?<![\d)!]) !=", "≠"),  # but 5! = 120
     (r"[-=]+>", r" \\to "),
     (r"\b(?:[mM]inus|[nN]egative)\s+", "-"),
