@@ -20,8 +20,8 @@ Policy, where another choice could be defended:
 | thousands | `1,234`, `1 234`, `1, 234`, `1'234`, `1_234` are 1234; `1.234.567` and `12,34,567` too; `1,23,4` is none |
 | decimals | one point is a decimal point: `1.234` is not 1234; the comma of `2,74` and `0,234` is one, of `1,234` not |
 | both marks | the second is the decimal mark: `1,234.5`, `1.234,5`, `1 234,567` |
-| repeating decimals | exact: `0.(3)`, `0.\overline{3}`, `0.333...` are 1/3, `0.16...` is no number |
-| number words | read where an answer is marked: `#### eighteen`, `#### two thirds` |
+| repeating decimals | exact: `0.(3)`, `0.\overline{3}`, `0.333...` are 1/3; `0.25 repeating` 25/99; `0.16...` none |
+| number words | read where an answer is marked: `#### eighteen`, `#### two thirds`, `#### seven twelfths` |
 | sums | `#### 9*2` is 18, `9*2 = 18` is 18, and so is `9+8 = 18`: only the result counts; `17-18` is a range |
 | hedges | `17 or 18`, `17-18`, `>18` are wrong; `about 18`, `~18` and `18 or 18.0` are 18 |
 | rounding | integers exactly, all else within 1e-6, of its size where that is below 1; 0.333333 is not 0.33 |

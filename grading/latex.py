@@ -7,7 +7,7 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import accumulate
 
-from .number import SCALES, read_exactly, read_number, same_number
+from .number import SCALES, SHORT_SCALES, read_exactly, read_number, same_number
 from .text import END, clean
 
 FUNCTIONS = "(?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln|sqrt|pi|infty|theta"
@@ -16,10 +16,10 @@ NORMAL = [  # patterns and what they become, one after the other
     (r"_?\s?[({]?\s?(?:in )?\bbase[ -]?\s?(\d+)\s?[)}]?", r"_\1"),  # 52 (base 8)
     (r"\(?\s?(?:\\[pb]?mod\b|(?<=\()mod\b)\s?(?:\{[^{}]*\}|\d+)\s?\)?$", ""),  # 18 \pmod{23}
     (r";|\s\b(?:or|and)\b\s", " , "),
-    (r"^⦃\s*[A-Za-z]\s*(?:\\in\s*\(-\\infty, \\infty\)\s*)?[|:]([^⦃⦄]*)⦄$", r"\1"),  # \{x \mid x > 2\}
+    (r"⦃\s*[A-Za-z]\s*(?:\\in\s*\(-\\infty, \\infty\)\s*)?[|:]([^⦃⦄]*)⦄", r"\1"),  # \{x \mid x > 2\}
     (r"(?:^|(?<=,))(?:[^,()]|\([a-z](?:,\s?[a-z])*\)){1,20}\\in(?![A-Za-z])", ""),  # x \in, (x,y) \in
     (r"⦃\s*⦄", r"\\emptyset"),
-    (r"^\s*\(-\\infty, \\infty\)\s*\\(?:setminus|backslash|smallsetminus)\s*⦃([^⦃⦄,]*)⦄$", r"x≠\1"),
+    (r"^\s*\(-\\infty, \\infty\)\s*(?:-|\\(?:setminus|backslash|smallsetminus))\s*⦃([^⦃⦄,]*)⦄$", r"x≠\1"),
     (r"(?<=[)\]⦄])\s*U\s*(?=[(\[⦃])", r"\\cup "),  # (-\infty,1) U (2,3)
     (r"\b(?:infinity|inf|oo)\b|\+\s*\\infty", r"\\infty"),
     (rf"(?<![\\A-Za-z])({FUNCTIONS}){END}", r"\\\1"),  # 2pi
@@ -29,7 +29,7 @@ NORMAL = [  # patterns and what they become, one after the other
 NORMAL = [(re.compile(pattern), replacement) for pattern, replacement in NORMAL]
 THOUSANDS_RE = re.compile(r"(?<![\d.,(⦃\[])(\d{1,3})((?:,\s?\d{3})+|(?: \d{3})+)(?![\d,])")  # 58,500
 MEASURE = r"[A-Za-z]{3,}|(?:[cmk]m|[km]g|in|ft|yd|mi|lb|oz|hr|m[lL]|sq|of|to|by|(?<=\d )[mgsLh])\b"
-UNIT = rf"(?!(?:{'|'.join(SCALES)})\b)(?:{MEASURE})\.?(?: ?\^ ?\{{?\d\}}?)?"  # cm^2
+UNIT = rf"(?!(?:{'|'.join([*SCALES, *SHORT_SCALES])})\b)(?:{MEASURE})\.?(?: ?\^ ?\{{?\d\}}?)?"  # cm^2
 UNITS = rf"{UNIT}(?:(?: ?/ ?| )(?:{UNIT}|an?\b)){{0,4}}"  # square miles / hour
 UNITS_RE = re.compile(rf"(?:(?<=[\d)}}!])|(?<=\\pi)) ?{UNITS}(?=\s*(?:[,)]|$))")  # 18 cm
 

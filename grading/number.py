@@ -16,13 +16,11 @@ NAMES = (
 ).split()
 WORD_VALUES = {name: n if n < 20 else 10 * (n - 18) for n, name in enumerate(NAMES)}
 SCALES = {
-    "hundred": 10**2, "thousand": 10**3, "lakh": 10**5, "million": 10**6, "crore": 10**7, "billion": 10**9,
-    "trillion": 10**12,
+    "hundred": 10**2, "thousand": 10**3, "lakh": 10**5, "lac": 10**5, "million": 10**6, "crore": 10**7,
+    "billion": 10**9, "milliard": 10**9, "trillion": 10**12,
 }  # fmt: skip
-SHORT_SCALES = {  # by their capitals: 5 m are metres
-    "k": "thousand", "K": "thousand", "M": "million", "mn": "million", "mln": "million", "mio": "million",
-    "Mio": "million", "B": "billion", "bn": "billion", "bln": "billion", "T": "trillion", "tn": "trillion",
-}  # fmt: skip
+SHORT = {"thousand": "k K", "million": "M MM mn mln mil mio Mio", "billion": "B bn bln", "trillion": "T tn"}
+SHORT_SCALES = {short: scale for scale, names in SHORT.items() for short in names.split()}  # 5 M, but 5 m are metres
 PART_VALUES = {f"{name}th": n for name, n in WORD_VALUES.items() if n > 3}
 PART_VALUES |= dict(half=2, halve=2, third=3, quarter=4, fifth=5, eighth=8, ninth=9, twelfth=12)
 
@@ -43,7 +41,7 @@ SIMPLE_RE = re.compile(r"\s*\$?\s*(-?\d{1,300})(?:\.0{0,9})?\s*")  # nearly all 
 WORD = rf"\b(?<!\bno )(?:{'|'.join([*WORD_VALUES, *SCALES])})\b"
 WORDS_RE = re.compile(rf"(?<!\d ){WORD}(?:(?:[\s-]|\sand\s)+{WORD})*", re.I)  # one hundred and twenty-five
 SCALE_RE = re.compile(rf"[\s-]*({'|'.join(SCALES)})s?\b", re.I)
-SHORT_SCALE_RE = re.compile(rf"(?<=\d)\s?({'|'.join(SHORT_SCALES)})(?!\w)")
+SHORT_SCALE_RE = re.compile(rf"(?<=\d)\s?({'|'.join(SHORT_SCALES)})(?![\w&]|[-.][A-Za-z])")  # no T-shirts
 PORTION = rf"\s+(?:of\s+(?:an?\s+|the\s+)?|an?\s+)(?:\d|(?:{'|'.join(SCALES)})s?\b)"  # half a million, half of 18
 PART = rf"({'|'.join(PART_VALUES)})s?\b"
 PART_RE = re.compile(rf"(?<!\d[ -])\b(?:({WORD}(?:[\s-]+{WORD})*|an?)[\s-]+)?{PART}(?!{PORTION})", re.I)  # two thirds
@@ -62,7 +60,7 @@ PLUS_RE = re.compile(r"\s*\+\s*(?=-?\s*\.?\d)")
 
 CODE_RE = re.compile(r"[)\]]\s*[(\[]|\(\)|[A-Za-z]\((?!e?s\))|\blambda\b|\bif\b.{0,40}\belse\b|\*\*|\^.*\^|\d\s*\[")
 COMPARED = r"\b(?:more|less|fewer|greater|larger|smaller) than\s*-?\d|\b(?:between|either)\s+-?[\d.]"
-BOUND = rf"[<>≠]|{COMPARED}|\b(?:at (?:least|most)|up to)\b|\bnot\s+-?[\d.,]+\W*$"
+BOUND = rf"[<>≠]|{COMPARED}|\b(?:at (?:least|most)|up to)\b|\b(?:not|except)\s+-?[\d.,]+\W*$"
 BOUND_RE = re.compile(rf"{BOUND}|\b{PART}{PORTION}", re.I)
 JOINT = r"(?:\b(?:to|and|through)\b|[,;&|/*+-]|\+/-)\s*(?:(?:or|and)\b\s*)?"  # 17 to 18, 17 boys and 18 girls
 ANOTHER = rf"(?:\s+[A-Za-z]+){{0,3}}\s*{JOINT}[a-z]?\s*[-(]?\s*\.?\d|\s+-?\.?\d|\.?\(\s*-?\.?\d"

@@ -11,7 +11,7 @@ from .number import read_number, same_number
 from .text import ANSWER_CHARS, clean
 from .worker import WORKERS, ask_math_verify
 
-GRADER_VERSION = 3  # goes up when a verdict, an answer read, a rule or a vote can change; a test holds it to that
+GRADER_VERSION = 4  # goes up when a verdict, an answer read, a rule or a vote can change; a test holds it to that
 READERS = {"numbers": read_numbers, "ratio": read_ratios, "text": read_words, "latex": read_latex}  # else read_number
 NOT_READ = ", not read"  # said behind the rule: there is an answer, but it is no number, ratio or list of numbers
 COMPARE = {"numbers": same_numbers, "ratio": same_ratio, "text": same_words, "latex": same_words}
@@ -47,8 +47,6 @@ def _verdict(answer, gold):
 def _settle(completion, gold):
     """The Grade of a completion as far as it can be said here: correct is None where only math-verify can judge."""
     answer, rule = extract_answer(completion, gold.kind)
-    if gold.kind == "latex" and gold.value is not None and rule == "last formula":
-        answer, rule = extract_answer(completion, "text")  # a choice or a name
     if answer is None or len(answer) > ANSWER_CHARS:
         return Grade(False, None, rule)
     answer = answer.strip()
