@@ -43,6 +43,8 @@ def _after_marker(text, kind):
         if at < 0:
             return None
         line, _, following = text[at + 4 : at + 4 * ANSWER_CHARS].lstrip("# \t:").partition("\n")
+        if SIMPLE_RE.fullmatch(line):  # nearly all real answers
+            return line
         line = cut(line)
         following = following.strip()
         if LABEL_RE.match(line):  # `####` alone or `#### Answer:`: the answer is below

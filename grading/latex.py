@@ -188,7 +188,7 @@ def same_latex(answer, gold):
         return said == (base_g.groups() if base_g else (g, "10"))
     parts_a = read_parts(a, named_only="=" in g)
     parts_g = read_parts(g, named_only=True)
-    if isinstance(parts_g, Fraction) and re.search(r"[A-Za-z]{3}", a) and "\\" not in a:
+    if isinstance(parts_g, Fraction) and re.search(r"[A-Za-z]{3}", a) and not re.search(r"\\|\d[A-Za-z]\b", answer):
         value = read_number(answer)  # the perimeter is 18 metres
         return value is not None and same_number(value, parts_g)
     return _same(parts_a, parts_g)
@@ -199,10 +199,11 @@ def _same(a, g):
         return True
     if isinstance(a, tuple) and isinstance(g, tuple):
         return _same_parts(*a, *g)
-    if isinstance(a, tuple):
-        return a[0] == "" and all(_same(part, g) for part in a[1])  # 3/4 or 0.75
-    if isinstance(g, tuple):
-        return None if re.search(r"\\begin|[<>≠]", str(a)) else False
+    if isinstance(a, tuple) and a[0] == "" and all(_same(part, g) for part in a[1]):  # 3/4 or 0.75
+        return True
+    if isinstance(a, tuple) or isinstance(g, tuple):
+        formula = g if isinstance(a, tuple) else a
+        return None if isinstance(formula, str) and re.search(r"\\begin|[<>≠]", formula) else False
     if isinstance(a, Fraction) and isinstance(g, Fraction):
         return same_number(a, g)
     a = str(a)

@@ -59,7 +59,8 @@ PLUS_RE = re.compile(r"\s*\+\s*(?=-?\s*\.?\d)")
 # ---- what is said around it
 
 CODE_RE = re.compile(r"[)\]]\s*[(\[]|\(\)|[A-Za-z]\((?!e?s\))|\blambda\b|\bif\b.{0,40}\belse\b|\*\*|\^.*\^|\d\s*\[")
-COMPARED = r"\b(?:more|less|fewer|greater|larger|smaller) than\s*-?\d|\b(?:between|either)\s+-?[\d.]"
+MORE = r"(?:more|less|fewer|greater|larger|smaller|higher|lower|above|below|over|under)\b"
+COMPARED = rf"\b(?:or {MORE}|{MORE} than\s*-?\d|(?:between|either)\s+-?[\d.])"
 BOUND = rf"[<>≠]|{COMPARED}|\b(?:at (?:least|most)|up to)\b|\b(?:not|except)\s+-?[\d.,]+\W*$"
 BOUND_RE = re.compile(rf"{BOUND}|\b{PART}{PORTION}", re.I)
 JOINT = r"(?:\b(?:to|and|through)\b|[,;&|/*+-]|\+/-)\s*(?:(?:or|and)\b\s*)?"  # 17 to 18, 17 boys and 18 girls
@@ -170,9 +171,9 @@ def _part(found):
     return f"{count}/{PART_VALUES[name.lower()]}"
 
 
-def _same_alternatives(text):
-    """'5/2 or 2.5' -> 5/2; '17 or 18' and '18 or more' are hedges."""
-    values = {read_plain_number(part) for part in text.split(" or ")}
+def _same_alternatives(parts):
+    """5/2 for '5/2' and '2.5'; '17' and '18' are a hedge."""
+    values = {read_plain_number(part) for part in parts}
     if len(values) != 1:
         raise NotANumber
     return values.pop()
@@ -196,8 +197,9 @@ def read_plain_number(text):
     if SOLUTIONS_RE.search(text):
         raise NotANumber
     text = _result(text)
-    if " or " in text:
-        return _same_alternatives(text)
+    alternatives = [part for part in text.split(" or ") if says_number(part)]
+    if len(alternatives) > 1:
+        return _same_alternatives(alternatives)
     if CODE_RE.search(text) or re.search(r"\\[A-Za-z]", text):
         raise NotANumber
     in_words = not DIGIT_RE.search(text)

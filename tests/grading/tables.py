@@ -9,7 +9,7 @@ SCALES_AND_UNITS = [  # a scale letter or word behind a number: gold, kind, righ
     ("17", None,
      ["17", "17 miles", "17 m", "17m", "17 meters", "17 kg", "17 km", "17 kids", "17 boys", "17 bottles",
       "17 minutes", "17 mm", "17 marbles", "17 knots", "17 tons", "17 cents", "17 T-shirts", "17 M&M's",
-      "17 B.C."],
+      "17 B.C.", "17 red or blue marbles"],
      ["17 million", "17M", "17k", "17K", "17 thousand", "$17 billion", "17bn", "17B", "17 hundred",
       "17 trillion", "$17k", "17 mln", "17 lakh", "17 crore", "17 K dollars", "17k-18k", "up to 17"]),
     ("3500", None,
