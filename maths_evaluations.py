@@ -49,6 +49,7 @@ from evaluation.engines import (
     choose_backend,
     choose_batch_size,
     encode_prompts,
+    holds_stop,
     make_transformers_engine,
     make_vllm_engine,
     read_completion,
@@ -346,7 +347,9 @@ def generate_missing(evaluation):
         settings = make_settings(evaluation, name, batch_size, template)
         if name == "vllm":
             return make_vllm_engine(settings, evaluation.dirs, eos, longest)
-        return make_transformers_engine(settings, evaluation.dirs, eos, tokenizer.pad_token_id or eos[0], known)
+        pad = tokenizer.pad_token_id or eos[0]
+        is_over = partial(holds_stop, tokenizer, template.stop) if template.stop else None
+        return make_transformers_engine(settings, evaluation.dirs, eos, pad, known, is_over)
 
     answer = None
     if backend == TRIAL:

@@ -54,6 +54,19 @@ def read_completion(tokenizer, ids, eos_token_ids, stop=None):
     return text, len(ids), "stop" if ids[-1] in eos_token_ids else "length"
 
 
+def holds_stop(tokenizer, stop, ids):
+    """Whether the text of a completion's token ids holds `stop`; it is enough to ask every LOOK_TOKENS tokens.
+
+    Only where the newest tokens hold it is the whole text read, of which read_completion will take the part before.
+    """
+    from sampling.tokens import LOOK_TOKENS
+
+    newest = ids[-(LOOK_TOKENS + len(stop)) :]  # every token of `stop` has a character of it, at least
+    if stop not in tokenizer.decode(newest, skip_special_tokens=True):
+        return False
+    return stop in tokenizer.decode(ids, skip_special_tokens=True)
+
+
 def choose_batch_size(config, max_new_tokens, device, dtype):
     """Rows to decode at once: what fits into half the memory, at most MAX_BATCH_SIZE.
 
@@ -104,10 +117,10 @@ def check_own_sampler(config, longest):
         raise BadInput(f"{CANNOT_DRIVE}: {obstacle}; {OTHER_SAMPLERS}")
 
 
-def make_transformers_engine(protocol, dirs, eos_token_ids, pad_token_id, prompts):
+def make_transformers_engine(protocol, dirs, eos_token_ids, pad_token_id, prompts, is_over=None):
     """answer(requests, temperature, finished), which calls finished(i, [Completion]) as requests end: our own sampler.
 
-    protocol: the evaluation's Settings. prompts: token ids; the first of them test the sampler.
+    protocol: the evaluation's Settings. prompts: token ids; the first of them test the sampler. is_over: see Sampling.
 
     Raises BadInput if its answers to the first prompts disagree with a forward pass.
     """
@@ -124,7 +137,8 @@ def make_transformers_engine(protocol, dirs, eos_token_ids, pad_token_id, prompt
     decoder = Decoder()
 
     def answer(requests, temperature, finished):
-        sampling = Sampling(temperature, protocol.top_p, 0, protocol.max_new_tokens, eos_token_ids, pad_token_id)
+        new = protocol.max_new_tokens
+        sampling = Sampling(temperature, protocol.top_p, 0, new, eos_token_ids, pad_token_id, is_over)
         return generate(model, requests, sampling, protocol.batch_size, finished, decoder)
 
     probe = [Request(ids, 0, range(1)) for ids in prompts[:8]]

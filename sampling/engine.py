@@ -35,7 +35,7 @@ from transformers.masking_utils import sdpa_mask
 from common.files import BadInput
 from sampling.graphs import Decoder
 from sampling.norms import fused_norms
-from sampling.tokens import draw_uniforms
+from sampling.tokens import LOOK_TOKENS, draw_uniforms
 
 CPU_PREFILL_TOKENS = 1024  # prompt tokens read in one pass: a CPU's cache holds few
 GPU_PREFILL_TOKENS = 16384
@@ -125,13 +125,17 @@ def _decode(model, requests, order, sampling, batch_size, decoder):
     decoder.prepare(model, first.store, min(batch_size, left), longest, sampling)
     del first  # holds the keys and values of the first prompts
     owners = [None] * decoder.fit_rows(min(batch_size, left))  # of each row that is decoded: its (request, place)
+    decoded = 0  # tokens in each row since is_over was asked
     while left or any(owners):
         idle = [row for row, owner in enumerate(owners) if owner is None]
         if left and len(idle) * REFILL_SHARE >= len(owners):
             left -= _refill(decoder, owners, idle, waiting)
         elif not left:
             _shrink(decoder, owners, idle)
-        decoder.advance(len(owners))
+        decoded += decoder.advance(len(owners))
+        if sampling.is_over and decoded >= LOOK_TOKENS:
+            decoder.end_early(sampling.is_over)
+            decoded = 0
         for row, completion in decoder.take_finished(len(owners)).items():
             yield owners[row], completion
             owners[row] = None

@@ -168,6 +168,14 @@ class Decoder:
         for source, target in zip(sources, targets, strict=True):
             self.places[target] = self.places.pop(source)
 
+    def end_early(self, is_over):
+        """End the completions in the making that are over, see Sampling; take_finished hands them out like others."""
+        rows = list(self.places)
+        index = torch.tensor(rows, device=self.kv.device)
+        completions = zip(rows, self.made[index].tolist(), self.ids[index].tolist(), strict=True)
+        over = [row for row, made, ids in completions if is_over(ids[:made])]
+        self.done[torch.tensor(over, dtype=torch.long, device=self.kv.device)] = True
+
     def take_finished(self, rows):
         """{row: Completion} of those of the first `rows` rows that have ended, which are idle now."""
         done, stuck, position = self._look(rows)
@@ -193,11 +201,12 @@ class Decoder:
     # ---- steps
 
     def advance(self, rows):
-        """Decode a token, or a few, in each of the first `rows` rows."""
+        """Decode a token, or a few, in each of the first `rows` rows; returns how many."""
         farthest = max(self.places.values()) + self.windows.tokens
         columns = min(round_up(farthest, self.windows.columns), self.kv.shape[3])
         for _ in range(self.windows.tokens):
             self._run(rows, columns)
+        return self.windows.tokens
 
     def _run(self, rows, columns):
         """One step: the replay of its graph, or where there is none yet a real step, which the capture needs anyway."""

@@ -4,17 +4,23 @@ Used by the sampler of "Probability Smoothing Policy Optimisation" (arXiv 2509.2
 device but `sample_tokens`: `guess_tokens` can be captured in a CUDA graph, and says which rows it could not decide.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 LARGE_VOCABULARY = 2**14  # from here on a vocabulary is searched in chunks: first which chunk, then where in it
+LOOK_TOKENS = 16  # between two questions to is_over: each reads what the device holds
 CHUNK = 128  # divides the sizes that models have: 151,936 of Qwen2.5, 49,152 of SmolLM2
 
 
 class Sampling(NamedTuple):
-    """How tokens are drawn: temperature 0 is greedy; top_p 1 and top_k 0 truncate nothing."""
+    """How tokens are drawn: temperature 0 is greedy; top_p 1 and top_k 0 truncate nothing.
+
+    is_over(token ids so far) -> bool: whether a completion needs no more tokens, though no end token has come. It is
+    asked every LOOK_TOKENS tokens, so a completion may be that much longer than it needs to be.
+    """
 
     temperature: float
     top_p: float
@@ -22,6 +28,7 @@ class Sampling(NamedTuple):
     max_new_tokens: int
     eos_token_ids: list
     pad_token_id: int
+    is_over: Callable | None = None
 
 
 class Completion(NamedTuple):

@@ -11,8 +11,9 @@ from common.datasets import load_examples, load_maths_dataset
 from common.files import DEMO_DIR, BadInput
 from common.models import load_tokenizer
 from common.prompts import PlainText, Template
-from evaluation.engines import read_completion
+from evaluation.engines import holds_stop, read_completion
 from evaluation.settings import read_settings
+from sampling.tokens import LOOK_TOKENS
 
 EXAMPLES = [("What is 1 + 1?", "1 + 1 = 2\n#### 2"), ("What is 2 + 3?", "2 + 3 = 5\n#### 5")]
 FLAGS = "--datasets demo --temperatures 0 --limit 2 --max_new_tokens 12 --batch_size 4".split()
@@ -69,6 +70,36 @@ def test_a_completion_ends_where_the_next_question_begins(tokenizer):
     assert "Question:" in tokenizer.decode(ids[:count]) and "Question:" not in tokenizer.decode(ids[: count - 1])
     assert read_completion(tokenizer, ids, [2]) == (answer + "Question: What is 1?", len(ids), "length")
     assert read_completion(tokenizer, [*ids, 2], [2])[2] == "stop"
+
+
+def test_the_stop_is_found_in_the_newest_tokens_however_they_cut_it(tokenizer):
+    answer = " 9 - 4 = 5\n#### 5\n\n" * 4
+    ids = tokenizer(answer + "Question: What is 1?")["input_ids"]
+    _, count, _ = read_completion(tokenizer, ids, [2], "Question:")
+    assert count > 2 * LOOK_TOKENS
+    found = [holds_stop(tokenizer, "Question:", ids[:made]) for made in range(count + LOOK_TOKENS)]
+    assert found == [made >= count for made in range(count + LOOK_TOKENS)]
+
+
+def test_rows_are_what_they_would_be_if_nothing_stopped_early(evaluate, tmp_path, monkeypatch):
+    """The end of a text that this model writes stops it, on one side as soon as it is seen, on the other not."""
+    monkeypatch.setattr(PlainText, "stop", " = ")
+    flags = "--datasets demo --temperatures 0 0.8 --limit 6 --max_new_tokens 60 --batch_size 4".split()
+    flags += ["--model_path", "demo", "--apply_chat_template", "false", "--num_fewshot", "1"]
+    made = {}
+    for name, is_over in (("early", holds_stop), ("late", lambda *_: False)):
+        monkeypatch.setattr(maths_evaluations, "holds_stop", is_over)
+        read = made.setdefault(name, [])
+
+        def count(tokenizer, ids, read=read, **kwargs):
+            read.append(len(ids))
+            return read_completion(tokenizer, ids, **kwargs)
+
+        monkeypatch.setattr(maths_evaluations, "read_completion", count)
+        evaluate(*flags, "--output_dir", tmp_path / name)
+    rows = {name: sorted((tmp_path / name / "demo.jsonl").read_text().splitlines()) for name in made}
+    assert rows["early"] == rows["late"]
+    assert sum(made["early"]) < sum(made["late"])
 
 
 def test_examples_are_training_rows_that_the_seed_chooses(tmp_path):

@@ -11,7 +11,7 @@ from sampling.engine import Request, generate
 from sampling.graphs import FEW_SIZES, TIGHT, Decoder
 from sampling.matrices import MatrixCopies, find_matrices
 from sampling.norms import computes_rms_norm
-from sampling.tokens import Sampling
+from sampling.tokens import LOOK_TOKENS, Sampling
 
 VOCABULARY, END, PAD = 40, 2, 0
 SMALL_SIZES = FEW_SIZES._replace(rows=4)  # several sizes of rows in a small test
@@ -73,6 +73,28 @@ def test_a_look_every_few_tokens_decodes_what_one_at_each_does_bit_for_bit(chang
     if not changes:  # both ways of ending are in the test
         lengths = {len(completion.ids) for completion in tight}
         assert len(lengths) > 3 and max(lengths) == 60
+
+
+LAST = {7, 11, 15, 19, 23, 27}  # tokens
+
+
+@pytest.mark.parametrize("changes", DRAWS, ids=str)
+@pytest.mark.parametrize("tokens", [TIGHT.tokens, FEW_SIZES.tokens])
+def test_a_completion_that_is_over_ends_soon_and_all_tokens_stay_what_they_were(changes, tokens):
+    """Over where one of six tokens has come. In windows of one size: a wider one may round otherwise."""
+    model = make_model()
+    sizes = FEW_SIZES._replace(rows=8, columns=128, tokens=tokens)
+    steps = []
+    model.register_forward_pre_hook(lambda *_: steps.append(1))
+    whole = draw(model, Decoder(sizes), **changes)
+    steps_to_the_end = len(steps)
+    early = draw(model, Decoder(sizes), is_over=lambda ids: not LAST.isdisjoint(ids), **changes)
+    for long, short in zip(whole, early, strict=True):
+        made = len(short.ids)
+        needed_tokens = next((place + 1 for place, token in enumerate(long.ids) if token in LAST), len(long.ids))
+        assert needed_tokens <= made < needed_tokens + LOOK_TOKENS
+        assert (short.ids, short.logps) == (long.ids[:made], long.logps[:made])
+    assert len(steps) - steps_to_the_end < steps_to_the_end
 
 
 @pytest.mark.parametrize("changes", DRAWS, ids=str)
