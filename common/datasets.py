@@ -237,7 +237,9 @@ def load_maths_dataset(name, split, cache_dir):
 
 
 def read_rows(name, split, cache_dir):
-    """Rows (dicts in their own schema) of a known data set's split."""
+    """Rows (dicts in their own schema) of a data set's split, in the source's order."""
+    if find_dataset(name)[1] is FILE:
+        return [row for _, row in number_json_lines(Path(name))]
     if DATASETS[name].hub_id:
         return read_cached_rows(name, split, cache_dir)
     return read_json_lines(DEMO_DIR / "data" / f"{split}.jsonl")
@@ -284,9 +286,10 @@ def build_prompt(question, system_role=True, examples=()):
 # ---- training
 
 
-def load_examples(name, count, seed, cache_dir):
+def load_examples(name, count, seed, cache_dir, with_notes=False):
     """[(question, worked solution)]: the first `count` training rows of a data set in an order that `seed` decides.
 
+    with_notes: solutions with GSM8K's calculator notes, as lm-evaluation-harness shows them.
     Raises BadInput as load_maths_dataset does, for a set without training rows or without solutions, or with too few.
     """
     if "train" not in find_dataset(name)[1].splits:
@@ -296,6 +299,9 @@ def load_examples(name, count, seed, cache_dir):
         raise BadInput(f"{name} has no worked solutions: name another data set with --fewshot_dataset")
     if len(rows) < count:
         raise BadInput(f"--num_fewshot {count}: {name} has {len(rows)} training rows")
+    if with_notes and find_dataset(name)[1].fields is _gsm8k:
+        answers = [str(row["answer"]) for row in read_rows(name, "train", cache_dir)]
+        rows = rows.remove_columns("solution").add_column("solution", answers)
     chosen = rows.shuffle(seed=seed).select(range(count))
     return list(zip(chosen["question"], chosen["solution"], strict=True))
 

@@ -45,7 +45,8 @@ def make_template(args, tokenizer, model_dir, problems):
     if args.num_fewshot:
         cache_dir = get_cache_dir(args.cache_dir)
         source = find_fewshot_dataset(args.fewshot_dataset, problems)
-        examples = load_examples(source, args.num_fewshot, args.seed, cache_dir)
+        with_notes = not args.apply_chat_template
+        examples = load_examples(source, args.num_fewshot, args.seed, cache_dir, with_notes)
     if not args.apply_chat_template:
         return PlainText(tokenizer, examples)
     return Template(tokenizer, find_template_kwargs(args, model_dir), examples)
