@@ -32,6 +32,7 @@ from common.datasets import find_dataset
 from common.files import BadInput, get_cache_dir, go_offline, hash_value, run_script
 from common.model_card import write_model_card
 from common.models import check_weights, find_model, get_eos_token_ids, is_demo, load_config, load_model, load_tokenizer
+from common.progress import note_begin
 from common.prompts import Template
 from common.record import make_record, read_record, validation_at, write_record
 from common.runs import EXIT_SAVED, LOG_FILE, open_run, read_log, step_of
@@ -327,6 +328,9 @@ def make_trainer(plan, sampler, model, tokenizer, data, settle=None):
         "peft_config": get_peft_config(plan.model_config),
     }
     if plan.command.args.trust_region_method == "sft":
+        if plan.config.distributed_state.is_main_process:
+            rows = f"{len(data['train'])} rows to train and {len(data['validation'])} to validate on"
+            note_begin(plan.config.output_dir, f"tokenising {rows}")
         return construct(SFTTrainer, common)
     from training.rollout import make_rollout  # imports torch
 

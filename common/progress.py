@@ -23,6 +23,12 @@ def open_bar(total, unit, label, done=0):
     return PlainLines(total, unit, label, done)
 
 
+def note_begin(label, what):
+    """Say in a log file what begins now and has no units to count; a terminal has the libraries' own bars."""
+    if not sys.stderr.isatty():
+        print(f"{label}: {what}", file=sys.stderr, flush=True)
+
+
 class PlainLines:
     """What a log file gets in place of a bar: a line at most every LINE_SECONDS, from when the speed is known.
 

@@ -267,6 +267,24 @@ def test_the_steps_of_an_epoch_are_those_that_are_trained(method, rows, flags, s
     assert f" {steps} step" in line
 
 
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_log_file_says_that_sft_tokenises_its_rows(is_terminal, monkeypatch, capsys):
+    """Minutes on the whole of GSM8K: a log that says nothing looks as if it hung."""
+    argv = ["--model", "demo", "--trust_region_method", "sft", "--device", "cpu"]
+    plan = maths_finetuning.resolve(maths_finetuning.parse(argv))
+    path = ROOT / "demo" / "model"
+    tokenizer = maths_finetuning.load_tokenizer([path])
+    data = maths_finetuning.load_data(plan, path, tokenizer)
+    data = {part: rows.select(range(count)) for (part, rows), count in zip(data.items(), (5, 3), strict=True)}
+    policy = maths_finetuning.load_policy(path, plan.model_config, tokenizer)
+    maths_finetuning.quieten()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    capsys.readouterr()
+    maths_finetuning.make_trainer(plan, None, policy, tokenizer, data)
+    line = "runs/demo/sft/seed0: tokenising 5 rows to train and 3 to validate on\n"
+    assert capsys.readouterr().err == ("" if is_terminal else line)
+
+
 # ---- real short runs
 
 
