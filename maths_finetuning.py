@@ -32,13 +32,13 @@ from common.datasets import find_dataset
 from common.files import BadInput, get_cache_dir, go_offline, hash_value, run_script
 from common.model_card import write_model_card
 from common.models import check_weights, find_model, get_eos_token_ids, is_demo, load_config, load_model, load_tokenizer
-from common.progress import note_begin
+from common.progress import label_run, note_begin
 from common.prompts import Template
 from common.record import make_record, read_record, validation_at, write_record
 from common.runs import EXIT_SAVED, LOG_FILE, open_run, read_log, step_of
 from common.values import add_switch, at_least, check_ranges, kinds_of_parser, read_values, to_words
 from maths_rewards import REWARDS
-from training.checks import check_device, check_model_takes, check_together, describe_unread
+from training.checks import check_adapter, check_device, check_model_takes, check_together, describe_unread
 from training.continuing import check_can_continue, find_sharding, sum_in_one_order
 from training.data import load_training_data
 from training.hyperparameters import check_names, find_recipe, print_config, read_recipe, resolve_config
@@ -235,6 +235,7 @@ def prepare_rows(plan, model_path):
     """(tokenizer, {"train", "validation"}); raises BadInput for what this model cannot follow or take in."""
     tokenizer = load_tokenizer([model_path])
     check_model_takes(plan.config, tokenizer, load_config(model_path)[0])
+    check_adapter(plan.model_config, load_config(model_path)[0])
     return tokenizer, load_data(plan, model_path, tokenizer)
 
 
@@ -330,7 +331,7 @@ def make_trainer(plan, sampler, model, tokenizer, data, settle=None):
     if plan.command.args.trust_region_method == "sft":
         if plan.config.distributed_state.is_main_process:
             rows = f"{len(data['train'])} rows to train and {len(data['validation'])} to validate on"
-            note_begin(plan.config.output_dir, f"tokenising {rows}")
+            note_begin(label_run(plan.config.output_dir), f"tokenising {rows}")
         return construct(SFTTrainer, common)
     from training.rollout import make_rollout  # imports torch
 

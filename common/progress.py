@@ -9,6 +9,7 @@ Used by training and evaluation (Probability Smoothing Policy Optimisation, arXi
 
 import sys
 import time
+from pathlib import Path
 
 LINE_SECONDS = 30.0  # between two plain lines at least
 FIRST_PART = 20  # the first line comes with a twentieth of the work, or after LINE_SECONDS: one row foretells little
@@ -21,6 +22,11 @@ def open_bar(total, unit, label, done=0):
 
         return tqdm(total=total, initial=done, unit=unit, desc=label, dynamic_ncols=True)
     return PlainLines(total, unit, label, done)
+
+
+def label_run(output_dir):
+    """What a line on a run begins with: model, method and seed, the end of its directory."""
+    return str(Path(*Path(output_dir).parts[-3:]))
 
 
 def note_begin(label, what):

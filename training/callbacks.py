@@ -10,7 +10,6 @@ import shutil
 import signal
 import time
 from itertools import takewhile
-from pathlib import Path
 
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
@@ -18,7 +17,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from common.files import BadInput, free_bytes, size_text
 from common.models import fp32_bytes
-from common.progress import open_bar
+from common.progress import label_run, open_bar
 from common.record import write_record
 from common.runs import LOG_FILE, list_checkpoints, list_files, seal_checkpoint
 from training.collapse import collapse_of
@@ -80,8 +79,7 @@ class Progress(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            label = str(Path(*Path(args.output_dir).parts[-3:]))
-            self.bar = open_bar(state.max_steps, "step", label, state.global_step)
+            self.bar = open_bar(state.max_steps, "step", label_run(args.output_dir), state.global_step)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.bar is not None:

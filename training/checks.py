@@ -7,19 +7,38 @@ one line that names the option and the way out.
     check_together(plan)        # of maths_finetuning.py
 """
 
+import re
+from argparse import Namespace
 from importlib.util import find_spec
 
 from common.files import BadInput
+from common.models import causal_lm_class
 from maths_rewards import REWARDS
-from training.options import READ_WITH, TRL_SAMPLES, UNREAD_BY_GRPO
+from training.options import READ_WITH, TRL_SAMPLES, UNREAD, UNREAD_BY_GRPO, UNREAD_BY_SFT
 
-# What validation logs, by the first part of its name; load_best_model_at_end and some schedulers choose by one of them.
-VALIDATED = (
-    "loss reward reward_std rewards completions kl entropy frac_reward_zero_std mean_token_accuracy num_tokens "
-    "clip_ratio trust_region sampling"
-).split()
+# What validation logs, as patterns; load_best_model_at_end and some schedulers choose by one of them.
+VALIDATED_BY_SFT = ("loss", "entropy", "mean_token_accuracy", "num_tokens")
+VALIDATED_BY_GRPO = (
+    "loss",
+    "reward(_std)?",
+    f"rewards/({'|'.join(reward.__name__ for reward in REWARDS)})/(mean|std)",
+    "entropy",
+    "frac_reward_zero_std",
+    "num_tokens",
+    "completions/((mean|min|max)_(terminated_)?length|clipped_ratio)",
+    "trust_region/((ratio|tv)_(mean|max)|ratio_min|approx_kl|(active|outside)_ratio|effective_sample_size)",
+    "trust_region/(log_ratio_second_moment|reward_std_within_groups)",
+    "sampling/.+",  # of our sampler, or of vLLM
+)
+# What torch.utils.checkpoint and transformers' activation_checkpointing_enable take of the kwargs of checkpointing.
+CHECKPOINTING = ("use_reentrant preserve_rng_state determinism_check debug early_stop every_n_layers offload").split()
 
-
+# Which names of ModelConfig are whose, where they are a list.
+LORA_NAMES = {
+    "lora_target_modules": "module",
+    "lora_modules_to_save": "module",
+    "lora_target_parameters": "parameter",
+}
 FLASH_PACKAGES = {
     "flash_attention_2": "flash_attn",
     "flash_attention_3": "flash_attn_interface",
@@ -42,6 +61,8 @@ def check_together(plan):
     if config.use_liger_kernel and find_spec("liger_kernel") is None:
         raise BadInput("--use_liger_kernel: liger-kernel is not installed here (pip install liger-kernel)")
     check_attention(plan.model_config.attn_implementation)
+    check_compile(config)
+    check_checkpointing(config)
     if config.dataloader_persistent_workers and not config.dataloader_num_workers:
         raise BadInput("dataloader_persistent_workers needs workers: give --dataloader_num_workers")
     check_schedule(config)
@@ -81,14 +102,16 @@ def check_unread(plan):
 def describe_unread(plan):
     """A line on each option that somebody gave and that changes nothing as the others stand."""
     said = [name for name, (_, layer) in plan.values.items() if layer in ("flag", "recipe")]
-    lines = []
+    lines = [f"note: {name} has no effect: {UNREAD[name]}" for name in said if name in UNREAD]
+    if plan.config.max_steps > 0 and "num_train_epochs" in said:
+        lines.append("note: num_train_epochs has no effect beside max_steps")
     for switch, dependent in READ_WITH.items():
         value, _ = plan.values.get(switch, (False, ""))
         if not value:
             lines += [f"note: {name} has no effect without {switch}" for name in said if name in dependent.split()]
     if hasattr(plan.config, "trust_region_method"):
-        lines += [f"note: {name} has no effect in GRPO" for name in said if name in UNREAD_BY_GRPO]
-    return lines
+        return lines + [f"note: {name} has no effect in GRPO" for name in said if name in UNREAD_BY_GRPO]
+    return lines + [f"note: {name} has no effect in SFT here" for name in said if name in UNREAD_BY_SFT]
 
 
 def check_generation(config):
@@ -113,6 +136,8 @@ def check_sft(config):
         raise BadInput("padding_free does not look at max_length: give --packing, or --max_length null")
     if config.assistant_only_loss:
         raise BadInput("assistant_only_loss: the loss is of the answer alone as it is; leave it out")
+    if config.dataset_kwargs:
+        raise BadInput("dataset_kwargs: the rows are prepared here; leave it out")
     if config.chat_template_path:
         raise BadInput("chat_template_path: put the template into the model's directory, as chat_template.jinja")
 
@@ -129,6 +154,59 @@ def check_attention(name):
     package = FLASH_PACKAGES.get(name.removeprefix("paged|"))
     if package and find_spec(package) is None:
         raise BadInput(f"attn_implementation {name}: {package} is not installed here; use sdpa")
+
+
+def check_compile(config):
+    """Raise BadInput for a backend of torch.compile that accelerate knows by name and this PyTorch has not."""
+    if not config.torch_compile or config.torch_compile_backend is None:
+        return
+    import torch._dynamo
+
+    backend = config.torch_compile_backend.lower()
+    if backend == "no":
+        return
+    known = torch._dynamo.list_backends(exclude_tags=())
+    if backend not in known or (backend == "tvm" and find_spec("tvm") is None):
+        raise BadInput(f"torch_compile_backend {backend} is not installed here; leave it out for inductor")
+
+
+def check_checkpointing(config):
+    """Raise BadInput for an argument of checkpointing that would be missed at the first forward."""
+    kwargs = config.activation_checkpointing_kwargs or {}
+    if unknown := sorted(kwargs.keys() - {*CHECKPOINTING}):
+        raise BadInput(f"gradient_checkpointing_kwargs: unknown {unknown[0]!r}; it takes {', '.join(CHECKPOINTING)}")
+
+
+def check_adapter(model_config, text_config):
+    """Raise BadInput for an adapter that this model cannot have, by PEFT's own verdict on a model without weights.
+
+    model_config: TRL's ModelConfig. text_config: the model's, see load_config. Every name must be there: PEFT is silent
+    about one that is not, as long as another is.
+    """
+    if not model_config.use_peft:
+        return
+    import torch
+    from peft import get_peft_model
+    from trl import get_peft_config
+
+    with torch.device("meta"):
+        model = causal_lm_class(text_config)(text_config)
+    modules = [name for name, _ in model.named_modules()]
+    parameters = [name for name, _ in model.named_parameters()]
+    for option, there in LORA_NAMES.items():
+        names = getattr(model_config, option)
+        known = modules if there == "module" else parameters
+        for name in names if isinstance(names, list) else ():
+            if not any(f".{full}".endswith(f".{name}") for full in known):
+                ends = sorted({end for full in known if (end := full.rpartition(".")[2]) and not end.isdigit()})
+                raise BadInput(f"{option}: this model has no {there} {name!r}; it has {', '.join(ends)}")
+    adapter = get_peft_config(model_config)
+    adapter.use_dora = False  # it needs weights
+    try:
+        get_peft_model(model, adapter)
+    except (ValueError, TypeError, re.error) as error:
+        refusal = " ".join(str(error).split())
+        raise BadInput(f"lora_target_modules {model_config.lora_target_modules}: {refusal}") from None
 
 
 def check_model_takes(config, tokenizer, text_config):
@@ -158,9 +236,12 @@ def check_schedule(config):
     from transformers import Trainer, get_scheduler
 
     try:
-        Trainer.get_optimizer_cls_and_kwargs(config)
+        _, chosen = Trainer.get_optimizer_cls_and_kwargs(config)
+        _, without = Trainer.get_optimizer_cls_and_kwargs(Namespace(**{**vars(config), "optim_args": None}))
     except (ImportError, ValueError) as error:
         raise BadInput(f"optim {config.optim.value}: {error}") from None
+    if config.optim_args and chosen == without:
+        raise BadInput(f"optim_args: {config.optim.value} reads none of them; leave it out")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     kwargs = config.lr_scheduler_kwargs or {}
     try:
@@ -174,5 +255,11 @@ def check_metric(config):
     metric = config.metric_for_best_model
     if metric is None or config.eval_strategy == "no":
         return
-    if metric.removeprefix("eval_").partition("/")[0] not in VALIDATED:
-        raise BadInput(f"metric_for_best_model {metric}: validation has eval_loss, eval_reward and the like")
+    known = VALIDATED_BY_SFT
+    if hasattr(config, "trust_region_method"):
+        known = [*VALIDATED_BY_GRPO]
+        known += ["kl"] if config.beta else []
+        known += [r"clip_ratio/.+"] if config.trust_region_method == "clip" else []
+    if not any(re.fullmatch(pattern, metric.removeprefix("eval_")) for pattern in known):
+        example = "eval_reward" if hasattr(config, "trust_region_method") else "eval_mean_token_accuracy"
+        raise BadInput(f"metric_for_best_model {metric}: validation has no such figure; it has eval_loss and {example}")

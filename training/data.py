@@ -54,7 +54,9 @@ def key_of_rows(plan):
     """
     args = plan.command.args
     said = (args.model, plan.command.dataset, args.cache_dir, args.trust_region_method == "sft", args.skip_long_prompts)
-    return repr([*said, *(getattr(plan.config, name, None) for name in ROOM_FOR_ROWS)])
+    model_config = vars(plan.model_config)
+    adapter = [model_config[name] for name in sorted(model_config) if name == "use_peft" or name.startswith("lora_")]
+    return repr([*said, adapter, *(getattr(plan.config, name, None) for name in ROOM_FOR_ROWS)])
 
 
 def room_for_rows(config, text_config):

@@ -202,6 +202,7 @@ REFUSED = {
     "trust_remote_code": "checkpoints are data here, code in them is never run",
     "resume_from_checkpoint": "the same command again continues the run",
     "push_to_hub": "compute nodes have no network; upload the finished run directory yourself",
+    "hub_token": "nothing is uploaded from here, and a secret does not belong into the record of a run",
     "use_cpu": "use --device cpu",
     "model_init_kwargs": "the model is loaded here: use --dtype and --attn_implementation",
 }
@@ -289,6 +290,9 @@ def resolve_config(command):
     origins = {key: origin for origin, layer in layers.items() for key in layer}
     flags = {word.split("=")[0] for word in command.rest}
     origins |= {action.dest: "flag" for action in parser._actions if flags & {*action.option_strings}}
+    if origins.get("num_train_epochs") in ("flag", "recipe") and origins.get("max_steps") == "table":
+        del layers["table"]["max_steps"]  # TRL would train so many steps, however many epochs somebody asked for
+        del origins["max_steps"]
     if "learning_rate" not in origins:
         raise BadInput(f"{args.model} has no row in the table of published values: give --learning_rate")
     parser.set_defaults_with_config(**{key: value for layer in layers.values() for key, value in layer.items()})
@@ -306,6 +310,9 @@ def resolve_config(command):
         raise BadInput(f"configuration: {error}{LIST_THEM}") from None
     if unknown:
         raise BadInput(f"unknown option {unknown[0]}{LIST_THEM}")
+    if re.fullmatch(r"\w+", str(model_config.lora_target_modules or "")):
+        # TRL makes text of a list of one, which PEFT takes for a pattern of a module's full name: no word is one
+        model_config.lora_target_modules = [model_config.lora_target_modules]
     both = {**vars(model_config), **vars(config)}
     return config, model_config, {k: (both[k], origins.get(k, "default")) for k in sorted(both) if k[0] != "_"}
 

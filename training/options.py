@@ -24,10 +24,11 @@ RANGES = {
     "max_steps": Range("at least 1, or -1 for whole epochs", lambda steps: steps == -1 or steps >= 1),
     "learning_rate": at_least(0),
     "warmup_steps": at_least(0),  # below 1: a share of all steps
-    "logging_steps": above(0),
-    "eval_steps": above(0),
+    # transformers takes a number below 1 for a share of the run, which no generation cycle can be held against
+    "logging_steps": at_least(1),
+    "eval_steps": at_least(1),
     "eval_delay": at_least(0),
-    "save_steps": above(0),
+    "save_steps": at_least(1),
     "save_total_limit": FINITE,  # 0, less and null keep every checkpoint
     # batches
     "per_device_train_batch_size": at_least(1),
@@ -109,6 +110,9 @@ RANGES = {
 }
 # Switches, and what is only read where one is on. Said without it, it changes nothing; a grid may switch along an axis.
 READ_WITH = {
+    "activation_checkpointing": "activation_checkpointing_kwargs gradient_checkpointing_kwargs",
+    "use_liger_kernel": "liger_kernel_config",
+    "fsdp": "fsdp_config",
     "use_peft": (
         "lora_r lora_alpha lora_dropout lora_target_modules lora_target_parameters lora_modules_to_save use_rslora "
         "use_dora"
@@ -117,8 +121,21 @@ READ_WITH = {
     "use_adaptive_entropy": "entropy_coef_min entropy_coef_max entropy_coef_delta entropy_target",
     "sync_ref_model": "ref_model_mixup_alpha ref_model_sync_steps",
 }
+# Of transformers' options, what no training here reads, and what does instead.
+UNREAD = {
+    **dict.fromkeys(("do_train", "do_predict"), "this script trains"),
+    "do_eval": "eval_strategy says whether to validate",
+    **dict.fromkeys(("bf16_full_eval", "fp16_full_eval"), "a validation within training is computed as training is"),
+    **dict.fromkeys(
+        ("hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision"),
+        "nothing is uploaded from here",
+    ),
+    "length_column_name": "rows are not ordered by their length",
+    "local_rank": "the launcher sets it",
+}
 # Of transformers' and TRL's options, what GRPO never reads here: it has no labels, and no tools are given to it.
 UNREAD_BY_GRPO = ("label_smoothing_factor", "max_tool_calling_iterations")
+UNREAD_BY_SFT = ("dataset_text_field",)  # the rows here are a question and its answer
 # Of the text that TRL takes as it comes, and whose misspelling it finds in the first step or never.
 CHOICES = {
     "importance_sampling_level": ("token", "sequence"),
@@ -129,6 +146,7 @@ CHOICES = {
     "vllm_model_impl": ("vllm", "transformers"),
     "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
     "lora_task_type": ("CAUSAL_LM",),
+    "include_num_input_tokens_seen": ("all", "non_padding", True, False),  # transformers takes other text for "all"
     "torch_compile_mode": ("default", "lite", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
     "torch_compile_backend": (
         "no eager aot_eager inductor aot_ts_nvfuser nvprims_nvfuser cudagraphs ofi fx2trt onnxrt tensorrt "

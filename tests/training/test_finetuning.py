@@ -281,7 +281,7 @@ def test_a_log_file_says_that_sft_tokenises_its_rows(is_terminal, monkeypatch, c
     monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     capsys.readouterr()
     maths_finetuning.make_trainer(plan, None, policy, tokenizer, data)
-    line = "runs/demo/sft/seed0: tokenising 5 rows to train and 3 to validate on\n"
+    line = "demo/sft/seed0: tokenising 5 rows to train and 3 to validate on\n"
     assert capsys.readouterr().err == ("" if is_terminal else line)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 import maths_finetuning
 from common.files import BadInput
-from training.checks import check_device, describe_unread
+from training.checks import check_adapter, check_device, describe_unread
 from training.options import READ_WITH, UNREAD_BY_GRPO, read_field_kinds
 from training.trainer import construct
 
@@ -28,6 +28,23 @@ REFUSED = [
     ([*SFT, "--assistant_only_loss"], "assistant_only_loss"),
     ([*SFT, "--chat_template_path", "abc"], "chat_template.jinja"),
     ([*SFT, "--activation_offloading"], "there is no GPU here"),
+    ([*SFT, "--torch_compile", "--torch_compile_backend", "fx2trt"], "fx2trt is not installed here"),
+    ([*SFT, "--torch_compile", "--torch_compile_backend", "tvm"], "tvm is not installed here"),
+    ([*SFT, "--gradient_checkpointing", "--gradient_checkpointing_kwargs", '{"a": 1}'], "unknown 'a'"),
+    ([*SFT, "--dataset_kwargs", '{"skip_prepare_dataset": true}'], "the rows are prepared here"),
+    ([*SFT, "--metric_for_best_model", "reward"], "has no such figure"),
+    ([*PSPO, "--metric_for_best_model", "mean_token_accuracy"], "has no such figure"),
+    ([*PSPO, "--metric_for_best_model", "kl"], "has no such figure"),  # beta is 0
+    ([*PSPO, "--metric_for_best_model", "eval_rewards/accuracy/mean"], "has no such figure"),
+    ([*SFT, "--optim_args", "momentum=0.9"], "adamw_torch_fused reads none of them"),
+    ([*SFT, "--include_num_input_tokens_seen", "nonpadding"], "must be one of all, non_padding"),
+    ([*SFT, "--save_steps", "0.5"], "save_steps must be at least 1"),  # was held against the cycle as a number of steps
+    ([*SFT, "--hub_token", "hf_x"], "a secret"),
+    ([*SFT, "--use_peft", "--lora_target_modules", "q_prj"], "no module 'q_prj'; it has"),
+    ([*PSPO, "--use_peft", "--lora_target_modules", "q_proj", "v_prj"], "no module 'v_prj'; it has"),
+    ([*SFT, "--use_peft", "--lora_target_modules", "mlp"], "lora_target_modules.*not supported"),
+    ([*SFT, "--use_peft", "--lora_modules_to_save", "head"], "no module 'head'; it has"),
+    ([*SFT, "--use_peft", "--lora_target_parameters", "q"], "no parameter 'q'; it has"),
     ([*PSPO, "--fp16", "--bf16", "false"], "a CPU trains in fp32 or bf16"),  # it trained in fp32, without a word
 ]
 
@@ -74,6 +91,13 @@ UNREAD = [
     ([*PSPO, "--entropy_target", "0.5"], ["note: entropy_target has no effect without use_adaptive_entropy"]),
     ([*PSPO, "--label_smoothing_factor", "0.1"], ["note: label_smoothing_factor has no effect in GRPO"]),
     ([*SFT, "--label_smoothing_factor", "0.1"], []),
+    ([*SFT, "--dataset_text_field", "body"], ["note: dataset_text_field has no effect in SFT here"]),
+    ([*SFT, "--do_eval", "false"], ["note: do_eval has no effect: eval_strategy says whether to validate"]),
+    ([*PSPO, "--hub_model_id", "x"], ["note: hub_model_id has no effect: nothing is uploaded from here"]),
+    (
+        [*SFT, "--max_steps", "2", "--num_train_epochs", "3"],
+        ["note: num_train_epochs has no effect beside max_steps"],
+    ),
     (PSPO, []),  # what the table of published values says is nobody's mistake
 ]
 
@@ -95,3 +119,30 @@ def test_a_run_with_vllm_says_what_it_cannot_continue():
 def test_what_is_noted_are_options():
     named = {*READ_WITH, *UNREAD_BY_GRPO, *(name for row in READ_WITH.values() for name in row.split())}
     assert named <= read_field_kinds("pspo").keys()
+
+
+@pytest.mark.parametrize("argv", [PSPO, SFT], ids=["pspo", "sft"])
+def test_figures_that_a_validation_has_may_choose_the_best_model(argv):
+    names = "eval_loss entropy num_tokens".split()
+    names += ["mean_token_accuracy"] if argv is SFT else ["reward", "eval_rewards/accuracy_reward/mean"]
+    for name in names:
+        maths_finetuning.resolve(maths_finetuning.parse([*argv, "--metric_for_best_model", name]))
+
+
+def test_epochs_that_somebody_asks_for_go_before_the_steps_of_the_table():
+    def steps(*flags):
+        config = maths_finetuning.resolve(maths_finetuning.parse([*PSPO, *flags])).config
+        return config.max_steps, config.num_train_epochs
+
+    assert steps()[0] == 160
+    assert steps("--num_train_epochs", "2") == (-1, 2)
+    assert steps("--num_train_epochs", "2", "--max_steps", "4") == (4, 2)
+
+
+def test_one_module_of_an_adapter_is_a_name_and_not_a_pattern():
+    """TRL turns a list of one into text, of which PEFT made a pattern that no module's full name fits."""
+    path = maths_finetuning.find_model("demo", "x")
+    for said, held in (("q_proj", ["q_proj"]), ("all-linear", "all-linear"), (".*_proj", ".*_proj")):
+        plan = maths_finetuning.resolve(maths_finetuning.parse([*PSPO, "--use_peft", "--lora_target_modules", said]))
+        assert plan.model_config.lora_target_modules == held
+        check_adapter(plan.model_config, maths_finetuning.load_config(path)[0])
