@@ -37,7 +37,8 @@ found = [(samples[i]["arguments"][0][0], samples[i]["resps"][0][0]) for i in sor
 
 def read_lines(path):
     """The rows of a file of JSON lines, in GSM8K's schema where it is a data set's."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with open(path, encoding="utf-8") as lines:  # splitlines would cut at line ends within a text
+        return [json.loads(line) for line in lines]
 
 
 def ask_lm_eval(folder, model, shown, asked):
