@@ -98,7 +98,8 @@ def run_variant(variant, seed, quick):
             trainer = make_ours(DEMO_MODEL, "clip", "cpu", settings, folder)
             trainer.obstacle = "measured without" if variant == AGAIN else trainer.obstacle
         else:
-            changes = {k: v for k, v in VARIANTS[variant].items() if not (quick and k.endswith("size"))}
+            batch = ("per_device_train_batch_size", "gradient_accumulation_steps")
+            changes = {k: v for k, v in VARIANTS[variant].items() if not (quick and k in batch)}
             trainer = make_stock({**settings, **changes}, folder)
         trainer.remove_callback(PrinterCallback)
         config = trainer.args

@@ -62,7 +62,7 @@ def check_rows(needs, seconds=CHECK_SECONDS):
     asked = set()
     unasked = set()
     if needs:
-        print(f"looking whether the rows of {len(needs)} cells fit their models", flush=True)
+        print("looking whether the rows of every cell fit its model", flush=True)
     for cell in needs:
         for key, check in cell.row_checks.items():
             if key in asked:
@@ -157,9 +157,9 @@ def check_machine(needs, site, env, logs):
     """Raise BadInput for what the cells lack there: models, data, memory, room. Says what they will take."""
     check_data(needs)
     check_cards(needs, site["gres"])
-    check_rows(needs)
     places = {Path(env["GRID_SCRATCH"]), logs, *(cell.run_dir.parent for cell in needs)}
     need, free = check_room(needs, places, int(site["throttle"]))
+    check_rows(needs)  # last: it may take minutes
     print(f"checked: {len(needs)} cells need about {size_text(need)} of {size_text(free)} free")
 
 

@@ -301,7 +301,7 @@ print(partial)
 
 def test_killed_at_any_write_and_resumed_gives_the_rows_of_an_undisturbed_run(model_dir, tmp_path, root):
     """A kill before any row is stored proves little: half of the kills at least must leave a part of the rows."""
-    kills = 15 if os.environ.get("GRPSPO_SLOW_TESTS") else 4
+    kills = 10 if os.environ.get("GRPSPO_SLOW_TESTS") else 4
     flags = ["--model_path", str(model_dir), *SMALL, *FULL, "--max_new_tokens", "20", "--limit", "30"]
     code = KILLER.format(root=str(root), flags=flags, out=str(tmp_path / "out"), kills=kills)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -207,7 +207,7 @@ def test_a_continued_run_is_the_same_run(start, tmp_path_factory, case):
 
 
 @pytest.mark.slow
-@property_of(35)
+@property_of(30)
 @given(case=cases())
 def test_a_continued_run_is_the_same_run_in_many_settings(start, tmp_path_factory, case):
     event(str(check_same_run(start, case, tmp_path_factory.mktemp("case"))))
