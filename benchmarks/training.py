@@ -33,6 +33,7 @@ VARIANTS = {
     "tuned by hand": {"bf16": False, "gradient_checkpointing": False},
 }
 TARGETS = {"quick start": ("at least", 3), "tuned by hand": ("at least", 1.8)}
+ENOUGH = 20  # seconds that are timed, after which a run ends with its cycle: bf16 is slow where a CPU emulates it
 NO_EXTRAS = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "warmup_steps": 0}
 # 437 generations an epoch, 3 epochs; clip and pspo take 2 steps for each, noclip 1; 5 seeds
 PAPER_STEPS = 437 * 3 * (2 + 2 + 1) * 5
@@ -106,10 +107,12 @@ def run_variant(variant, seed, quick):
         cycle = config.num_iterations * config.steps_per_generation // config.gradient_accumulation_steps
 
         class Clock(TrainerCallback):
-            def on_step_end(self, *args, **kwargs):
+            def on_step_end(self, args, state, control, **kwargs):
                 ends.append(time.perf_counter())
                 if len(ends) == cycle:
                     spans.clear()
+                elif len(ends) % cycle == 0 and ends[-1] - ends[cycle - 1] > ENOUGH:
+                    control.should_training_stop = True
 
         trainer.add_callback(Clock())
         take_apart(trainer, spans, [], "cpu")
