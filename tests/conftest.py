@@ -18,10 +18,10 @@ from forked import run_command  # noqa: E402
 LONGEST_FIRST = (
     "training/test_finetuning.py",
     "benchmarks/test_benchmarks.py",
+    "common/test_cache.py",
     "real/test_real_model.py",
     "training/test_continuing.py",
     "real/test_processes.py",
-    "common/test_cache.py",
     "patches/test_trust_region.py",
     "evaluation/test_evaluations.py",
     "real/test_families.py",
