@@ -195,14 +195,18 @@ def find_commit():
     return git.stdout.strip() or None
 
 
-def open_results(path, args, options):
+def open_results(path, options):
     """The results to go on with: those in the file if machine, versions and options are the same, else none."""
     made_by = {"machine": describe_machine(), "versions": installed_versions()}
     # of a path of this machine only that it was given: the file is published
     made_by["options"] = {k: bool(v) if k in ("data_dir", "lm_eval_python") else v for k, v in options.items()}
-    there = read_json(path, "delete it") if path.exists() and not args.again else None
+    there = read_json(path, "delete it") if path.exists() else None
     if there and {key: there.get(key) for key in made_by} == made_by:
         return there
+    if there:
+        kept = path.with_name(f"{path.stem}-before{path.suffix}")
+        write_json(kept, there)
+        print(f"{path} is of another machine, other versions or options: kept as {kept}", file=sys.stderr)
     return {**made_by, "parts": {}}
 
 
@@ -247,11 +251,11 @@ def run_parts(parts, script, args, options):
     path = Path(args.out or (SCRATCH / f"{script.stem}-quick.json" if args.quick else RESULTS / f"{script.stem}.json"))
     for folder in (path.parent, SCRATCH):
         folder.mkdir(parents=True, exist_ok=True)
-    results = open_results(path, args, options)
+    results = open_results(path, options)
     commit = find_commit()
     begun = time.monotonic()
     names = [name for name in parts if not args.only or name in args.only]
-    names = [name for name in names if not is_complete(results["parts"].get(name, {}), commit)]
+    names = [name for name in names if args.again or not is_complete(results["parts"].get(name, {}), commit)]
     groups = [names] if args.quick and names else [[name] for name in names]  # --quick: libraries are imported once
     for group in groups:
         left = args.seconds - (time.monotonic() - begun)

@@ -190,6 +190,24 @@ def test_the_same_command_goes_on_with_what_is_missing(tmp_path):
     assert "ceilings vllm ..." in run("gpu.py", *flags).stderr
 
 
+def test_measuring_a_part_again_keeps_the_others_and_what_another_machine_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(common, "SCRATCH", tmp_path)
+    rows = [["a", common.make_row("one", 2.0, "s")]]
+    monkeypatch.setattr(common, "run_child", lambda names, *_: iter(rows))
+    path = tmp_path / "results.json"
+    parts = {"a": common.Part(None, 1), "b": common.Part(None, 1)}
+    args = Namespace(out=str(path), quick=False, only=["a"], again=True, seconds=100)
+    first = common.open_results(path, {})
+    first["parts"] = {name: {"commit": "x", "rows": [common.make_row("one", 1.0, "s")]} for name in parts}
+    path.write_text(json.dumps(first))
+    again = common.run_parts(parts, tmp_path / "cpu.py", args, {})
+    assert [again["parts"][name]["rows"][0]["figure"] for name in parts] == [2.0, 1.0]
+    path.write_text(json.dumps({**first, "machine": "another"}))
+    assert common.run_parts(parts, tmp_path / "cpu.py", args, {})["parts"].keys() == {"a"}
+    assert json.loads((tmp_path / "results-before.json").read_text())["parts"].keys() == {"a", "b"}
+    assert "of another machine" in capsys.readouterr().err
+
+
 def test_the_readme_holds_what_the_results_say():
     done = subprocess.run([sys.executable, ROOT / "benchmarks" / "readme.py", "--check"], cwd=ROOT)
     assert done.returncode == 0, "run: python benchmarks/readme.py"
