@@ -29,6 +29,7 @@ LONGEST_FIRST = (
 )
 LONGEST = 900  # seconds, after which a command hangs
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # no thread spins while other tests run
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 

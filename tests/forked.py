@@ -5,11 +5,14 @@ import importlib
 import os
 import sys
 
+import torch
+
 
 def run_command(command, argv, log, environment):
     """Run a command's main with its output in a file and `environment` added to the one there is; end the process."""
     gc.freeze()  # what is imported is not looked through again
     os.environ.update(environment)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # the library has read it before the fork
     with open(log, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
