@@ -24,7 +24,7 @@ from common.files import run_script
 
 PARTS = {
     "startup": Part(startup.measure, 400),
-    "patch": Part(patch_cost.measure, 400),
+    "patch": Part(patch_cost.measure, 800),
     "rewards": Part(rewards.compare_with_math_verify, 400),
     "filters": Part(rewards.compare_with_filters, 200),
     "training": Part(training.compare_with_stock, 1200),

@@ -123,7 +123,7 @@ def measure(options):
     from trl import GRPOTrainer
 
     device = getattr(options, "device", "cpu")
-    size, batch_size, rounds = ((896, 20), 16, 100) if device == "cuda" else ((128, 4), 16, 300)
+    size, batch_size, rounds = ((896, 20), 16, 100) if device == "cuda" else ((128, 4), 16, 150)
     if options.quick:
         size = (32, 1)
         batch_size = 4
