@@ -45,13 +45,12 @@ from common.progress import open_bar
 from common.record import read_record
 from common.values import add_switch
 from evaluation.engines import (
+    EngineInputs,
     check_own_sampler,
     choose_backend,
     choose_batch_size,
     encode_prompts,
-    holds_stop,
-    make_transformers_engine,
-    make_vllm_engine,
+    make_engine,
     read_completion,
 )
 from evaluation.prompting import add_prompting, check_prompting, make_template
@@ -334,27 +333,19 @@ def generate_missing(evaluation):
     config, generation_config = load_config(evaluation.dirs[-1])
     tokenizer = load_tokenizer(evaluation.dirs, needs_template=args.apply_chat_template)
     template, prompts = prepare_prompts(evaluation, tokenizer, config)
-    known = [ids for rows in prompts.values() for ids in rows.values()]
-    longest = max(map(len, known), default=1) + args.max_new_tokens
+    inputs = EngineInputs(template, prompts, get_eos_token_ids(tokenizer, generation_config), args.max_new_tokens)
     there = read_stored(evaluation.out)
     backend = choose_backend(args.backend, evaluation.dirs, there and there.backend)
     if backend != "vllm":
-        check_own_sampler(config, longest)
+        check_own_sampler(config, inputs.longest)
     batch_size = args.batch_size or choose_batch_size(config, args.max_new_tokens, *choose_precision())
-    eos = get_eos_token_ids(tokenizer, generation_config)
-
-    def make_engine(name):
-        settings = make_settings(evaluation, name, batch_size, template)
-        if name == "vllm":
-            return make_vllm_engine(settings, evaluation.dirs, eos, longest)
-        pad = tokenizer.pad_token_id or eos[0]
-        is_over = partial(holds_stop, tokenizer, template.stop) if template.stop else None
-        return make_transformers_engine(settings, evaluation.dirs, eos, pad, known, is_over)
-
+    first = "transformers" if backend == TRIAL else backend
+    evaluation.settings = make_settings(evaluation, first, batch_size, template)
     answer = None
     if backend == TRIAL:
-        backend, answer = settle_backend(evaluation, make_engine, batch_size, known)
-    evaluation.settings = make_settings(evaluation, backend, batch_size, template)
+        backend, answer = settle_backend(evaluation, inputs)
+    if backend != first:
+        evaluation.settings = make_settings(evaluation, backend, batch_size, template)
     if there:
         evaluation.settings = merge_settings(evaluation.out, evaluation.settings, there, args.accept_changes)
     write_settings(evaluation.out, evaluation.settings)
@@ -363,23 +354,25 @@ def generate_missing(evaluation):
     if not missing:
         return
     tasks = [Task(name, t, evaluation.problems[name], prompts[name], todo) for (name, t), todo in missing.items()]
-    answer = answer or make_engine(backend)
-    decode = partial(read_completion, tokenizer, eos_token_ids=eos, stop=template.stop)
+    answer = answer or make_engine(evaluation.settings, evaluation.dirs, inputs, backend)
+    decode = partial(read_completion, tokenizer, eos_token_ids=inputs.eos_token_ids, stop=template.stop)
     answer_all(evaluation, answer, decode, tasks)
 
 
-def settle_backend(evaluation, make_engine, batch_size, prompts):
-    """(name, engine, or None where it is still to be made) of the backend that a trial on the first prompts chooses."""
+def settle_backend(evaluation, inputs):
+    """(backend that a trial on the first prompts chooses, its engine, or None where it is still to be made)."""
     from sampling.engine import Request
 
     args = evaluation.args
+    batch_size = evaluation.settings.batch_size
     problems = sum(len(evaluation.chosen(name)) for name in evaluation.problems)
     total = problems * sum(count_samples(args, t) for t in args.temperatures)
     if total < ENOUGH * batch_size:
         print(f"backend: transformers (vllm takes longer to start than {total} completions)", file=sys.stderr)
         return "transformers", None
-    requests = [Request(ids, args.seed, range(1)) for ids in prompts[:batch_size]]
-    return try_engines(make_engine, requests, max(args.temperatures))
+    requests = [Request(ids, args.seed, range(1)) for ids in inputs.all_prompts[:batch_size]]
+    make = partial(make_engine, evaluation.settings, evaluation.dirs, inputs)
+    return try_engines(make, requests, max(args.temperatures))
 
 
 def answer_all(evaluation, answer, decode, tasks):

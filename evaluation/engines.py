@@ -4,12 +4,14 @@ Used by maths_evaluations.py (Probability Smoothing Policy Optimisation, arXiv 2
 engine is a function answer(requests, temperature, finished), which calls finished(i, [Completion])
 as requests end.
 
-    answer = make_transformers_engine(settings, [model_dir], eos_token_ids, pad_token_id, prompts)
+    answer = make_engine(settings, [model_dir], inputs, "transformers")
 """
 
 import os
 import sys
 from bisect import bisect_left
+from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 
 from common.files import BadInput
@@ -115,6 +117,38 @@ def check_own_sampler(config, longest):
 
     if obstacle := find_obstacle(causal_lm_class(config), config, longest):
         raise BadInput(f"{CANNOT_DRIVE}: {obstacle}; {OTHER_SAMPLERS}")
+
+
+@dataclass
+class EngineInputs:
+    """What every engine is given, whichever it is."""
+
+    template: object  # Template or PlainText: writes the prompts, and knows the text that ends a completion, if any
+    prompts: dict  # {data set: {id: token ids}}
+    eos_token_ids: list
+    max_new_tokens: int
+
+    @property
+    def all_prompts(self):
+        """The token ids of every data set's prompts, in their order."""
+        return [ids for rows in self.prompts.values() for ids in rows.values()]
+
+    @property
+    def longest(self):
+        """Tokens of the longest prompt and completion together."""
+        return max(map(len, self.all_prompts), default=1) + self.max_new_tokens
+
+
+def make_engine(protocol, dirs, inputs, backend):
+    """answer(requests, temperature, finished) of a backend, its model loaded. protocol: the evaluation's Settings."""
+    eos = inputs.eos_token_ids
+    if backend == "vllm":
+        return make_vllm_engine(protocol, dirs, eos, inputs.longest)
+    tokenizer = inputs.template.tokenizer
+    stop = inputs.template.stop
+    pad = tokenizer.pad_token_id or eos[0]
+    is_over = partial(holds_stop, tokenizer, stop) if stop else None
+    return make_transformers_engine(protocol, dirs, eos, pad, inputs.all_prompts, is_over)
 
 
 def make_transformers_engine(protocol, dirs, eos_token_ids, pad_token_id, prompts, is_over=None):

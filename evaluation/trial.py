@@ -5,6 +5,7 @@ arXiv 2509.21282).
 """
 
 import gc
+import math
 import sys
 import time
 
@@ -43,17 +44,17 @@ def try_engines(make, requests, temperature):
     """
     ours = time_engine(lambda: make("transformers"), requests, temperature)[1]  # the engine itself is not kept
     free_memory()
+    answer = None
+    theirs = math.inf
     try:
         answer, theirs = time_engine(lambda: make("vllm"), requests, temperature)
     except (RuntimeError, ValueError, ImportError, OSError) as error:
-        print(f"backend: transformers (vllm failed on the first batch: {str(error).strip()[:200]})", file=sys.stderr)
-        answer, theirs = None, float("inf")
-    else:
-        winner = "vllm" if theirs < ours else "transformers"
-        times = f"transformers {ours:.2f} s, vllm {theirs:.2f} s"
-        print(f"backend: {winner} (a first batch of {len(requests)}: {times})", file=sys.stderr)
-    if theirs < ours:
-        return "vllm", answer
-    del answer
-    free_memory()
-    return "transformers", make("transformers")
+        print(f"vllm failed on the first batch: {str(error).strip()[:200]}", file=sys.stderr)
+    winner = "vllm" if theirs < ours else "transformers"
+    times = f"transformers {ours:.2f} s, vllm {theirs:.2f} s" if answer else "vllm failed"
+    print(f"backend: {winner} (a first batch of {len(requests)}: {times})", file=sys.stderr)
+    if winner == "transformers":
+        del answer
+        free_memory()
+        answer = make(winner)
+    return winner, answer

@@ -463,7 +463,7 @@ def tried(vllm, monkeypatch):
     The stand-in for a card computes on the CPU.
     """
     vllm("cuda")
-    monkeypatch.setattr(maths_evaluations, "make_transformers_engine", lambda *_: answer_nothing)
+    monkeypatch.setattr(engines, "make_transformers_engine", lambda *_: answer_nothing)
 
     def set_seconds(theirs):
         timed = []
@@ -493,7 +493,7 @@ def answer_nothing(requests, temperature, finished):
         (
             RuntimeError("no kernel"),
             "transformers",
-            "backend: transformers (vllm failed on the first batch: no kernel)",
+            "vllm failed on the first batch: no kernel\nbackend: transformers (a first batch of 8: vllm failed)",
         ),
     ],
 )
@@ -505,6 +505,15 @@ def test_auto_takes_the_faster_backend_and_stays_with_it(theirs, backend, said, 
     assert len(stored(tmp_path / "out")) == 100
     assert evaluate(model_dir, tmp_path / "out", *FULL, "--temperatures", "0", "0.5") == 0
     assert timed == [8, 8] and read_settings(tmp_path / "out").backend == backend
+
+
+def test_a_model_is_hashed_once(model_dir, tmp_path, monkeypatch):
+    """Gigabytes of it are read for that."""
+    hashed = []
+    hash_model = basis.hash_model
+    monkeypatch.setattr(basis, "hash_model", lambda path: hashed.append(path) or hash_model(path))
+    assert evaluate(model_dir, tmp_path / "out", "--temperatures", "0", "--limit", "2") == 0
+    assert len(hashed) == 1
 
 
 def test_auto_makes_no_trial_for_a_few_completions(tried, model_dir, tmp_path, capsys):

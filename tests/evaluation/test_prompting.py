@@ -11,6 +11,7 @@ from common.datasets import load_examples, load_maths_dataset
 from common.files import DEMO_DIR, BadInput
 from common.models import load_tokenizer
 from common.prompts import PlainText, Template
+from evaluation import engines
 from evaluation.engines import holds_stop, read_completion
 from evaluation.settings import read_settings
 from sampling.tokens import LOOK_TOKENS
@@ -88,7 +89,7 @@ def test_rows_are_what_they_would_be_if_nothing_stopped_early(evaluate, tmp_path
     flags += ["--model_path", "demo", "--apply_chat_template", "false", "--num_fewshot", "1"]
     made = {}
     for name, is_over in (("early", holds_stop), ("late", lambda *_: False)):
-        monkeypatch.setattr(maths_evaluations, "holds_stop", is_over)
+        monkeypatch.setattr(engines, "holds_stop", is_over)
         read = made.setdefault(name, [])
 
         def count(tokenizer, ids, read=read, **kwargs):
