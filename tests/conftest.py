@@ -1,7 +1,6 @@
 """Fixtures that several test files share."""
 
 import gc
-import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 sys.path[:0] = [str(ROOT), str(TESTS)]
 
-from forked import run_command  # noqa: E402
+from forked import fork, run_command  # noqa: E402
 
 LONGEST_FIRST = (
     "training/test_finetuning.py",
@@ -87,13 +86,9 @@ def begin():
 
     Everything is imported already, so that a run costs seconds.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.preloaded"])
 
     def begin_one(command, argv, log, environment=None):
-        process = context.Process(target=run_command, args=(command, argv, str(log), environment or {}))
-        process.start()
-        return process
+        return fork(run_command, command, argv, str(log), environment or {})
 
     return begin_one
 

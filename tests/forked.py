@@ -1,11 +1,21 @@
-"""What a forked process of conftest.py runs; in a module of its own, since a fork looks it up by its module's name."""
+"""Processes that are forked from one which has everything imported already: a run costs seconds in them."""
 
 import gc
 import importlib
+import multiprocessing
 import os
 import sys
 
 import torch
+
+
+def fork(target, *args):
+    """A started process that runs target(*args); target is a function of a module, by whose name a fork finds it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.preloaded"])
+    process = context.Process(target=target, args=args)
+    process.start()
+    return process
 
 
 def run_command(command, argv, log, environment):

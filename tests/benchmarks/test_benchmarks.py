@@ -1,7 +1,6 @@
 """Every benchmark runs at its smallest size, and a row says what it should. No figure is judged here."""
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from forked import run_command
+from forked import fork, run_command
 
 import maths_finetuning
 from benchmarks import common, evaluation, readme
@@ -85,10 +84,7 @@ SMALL += " --save_steps 2 --save_total_limit 5 --eval_strategy no --load_best_mo
 def train(winner, path, *flags):
     """(what it printed, the weights that it made)."""
     log = path.with_suffix(".log")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.preloaded"])
-    process = context.Process(target=train_forced, args=(winner, [*SMALL.split(), "--output_dir", path, *flags], log))
-    process.start()
+    process = fork(train_forced, winner, [*SMALL.split(), "--output_dir", path, *flags], log)
     process.join()
     assert process.exitcode == 0, log.read_text()[-3000:]
     return log.read_text(), (path / "model.safetensors").read_bytes()

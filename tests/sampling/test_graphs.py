@@ -75,7 +75,7 @@ def test_a_look_every_few_tokens_decodes_what_one_at_each_does_bit_for_bit(chang
         assert len(lengths) > 3 and max(lengths) == 60
 
 
-LAST = {7, 11, 15, 19, 23, 27}  # tokens
+ENDING = {7, 11, 15, 19, 23, 27}  # tokens after which a completion is over
 
 
 @pytest.mark.parametrize("changes", DRAWS, ids=str)
@@ -88,10 +88,10 @@ def test_a_completion_that_is_over_ends_soon_and_all_tokens_stay_what_they_were(
     model.register_forward_pre_hook(lambda *_: steps.append(1))
     whole = draw(model, Decoder(sizes), **changes)
     steps_to_the_end = len(steps)
-    early = draw(model, Decoder(sizes), is_over=lambda ids: not LAST.isdisjoint(ids), **changes)
+    early = draw(model, Decoder(sizes), is_over=lambda ids: not ENDING.isdisjoint(ids), **changes)
     for long, short in zip(whole, early, strict=True):
         made = len(short.ids)
-        needed_tokens = next((place + 1 for place, token in enumerate(long.ids) if token in LAST), len(long.ids))
+        needed_tokens = next((place + 1 for place, token in enumerate(long.ids) if token in ENDING), len(long.ids))
         assert needed_tokens <= made < needed_tokens + LOOK_TOKENS
         assert (short.ids, short.logps) == (long.ids[:made], long.logps[:made])
     assert len(steps) - steps_to_the_end < steps_to_the_end

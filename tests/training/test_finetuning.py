@@ -1,8 +1,6 @@
 """maths_finetuning.py: the paper's table, precedence, methods, determinism, continuing, LoRA, bad input."""
 
-import gc
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -15,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from forked import fork, run_command
 from producers import run_record
 from stops import KILL, SIGNAL, Stop, add_stop
 
@@ -39,23 +38,12 @@ TIMES = ("step_time", "eval_runtime", "eval_samples_per_second", "eval_steps_per
 
 
 def _child(argv, log, stop=None, picture=False):
-    """Run maths_finetuning.main in a forked process, cut off by a Stop, with its output in a file."""
-    gc.freeze()
+    """Run maths_finetuning in a forked process, cut off by a Stop, with its output in a file."""
     if not picture:
         maths_finetuning.draw_curve = lambda path: None  # a fifth of so short a run
     if stop:
         maths_finetuning.make_trainer = add_stop(maths_finetuning.make_trainer, replace(stop, own_process=True))
-    with open(log, "w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.argv = ["maths_finetuning.py", *map(str, argv)]
-    try:
-        code = maths_finetuning.run_script(maths_finetuning.main)
-    except SystemExit as stopped:  # as the interpreter does at the top of a script
-        print(stopped.code, file=sys.stderr)
-        code = 1
-    sys.stdout.flush()
-    os._exit(code)
+    run_command("maths_finetuning", argv, log, {})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,13 +61,9 @@ def start():
 
     A run costs seconds in it. picture: whether it draws its curve.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.preloaded"])
 
     def start_one(argv, log, stop=None, picture=False):
-        process = context.Process(target=_child, args=(argv, str(log), stop, picture))
-        process.start()
-        return process
+        return fork(_child, argv, str(log), stop, picture)
 
     return start_one
 
@@ -331,11 +315,20 @@ def test_an_inert_trust_region_has_ratio_one(run):
     assert {row["trust_region/ratio_max"] for row in log_rows(path)} == {1.0}
 
 
+def assert_may_choose_the_best_model(path, method):
+    """Every figure that a run's validation logged may choose the best model: checks.py knows it by name."""
+    logged = {name for row in log_rows(path) for name in row if name.startswith("eval_")}
+    assert {"eval_loss", "eval_entropy"} <= logged
+    for name in logged:
+        resolved("--model", "demo", "--trust_region_method", method, "--metric_for_best_model", name)
+
+
 def test_sft_trains_on_the_demo_and_only_on_the_answer(run):
     flags = ["--max_steps", "8", "--eval_steps", "4", "--save_steps", "4", "--warmup_steps", "1"]
     path = run(*flags, "--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "4", method="sft")
     losses = [row["eval_loss"] for row in log_rows(path) if "eval_loss" in row]
     assert losses[-1] < losses[0]
+    assert_may_choose_the_best_model(path, "sft")
 
 
 @pytest.mark.parametrize("greater", [True, pytest.param(False, marks=pytest.mark.slow)])
@@ -347,6 +340,7 @@ def test_validation_selects_the_best_checkpoint(run, greater):
     assert len(set(entropy.values())) == 2  # so one of the two directions selects the checkpoint that is not the last
     best = (max if greater else min)(entropy, key=entropy.get)
     assert weights(path) == weights(path / f"checkpoint-{best}")
+    assert_may_choose_the_best_model(path, "pspo")
 
 
 @pytest.mark.slow
@@ -561,10 +555,7 @@ def _child_with_small_disk(argv, log):
 
 @pytest.mark.slow
 def test_a_disk_that_fills_stops_the_run_and_spoils_nothing(run, tmp_path):
-    process = multiprocessing.get_context("forkserver").Process(
-        target=_child_with_small_disk, args=([*DEMO, "--output_root", tmp_path / "a", *SMALL], tmp_path / "log")
-    )
-    process.start()
+    process = fork(_child_with_small_disk, [*DEMO, "--output_root", tmp_path / "a", *SMALL], tmp_path / "log")
     process.join()
     lines = (tmp_path / "log").read_text().splitlines()
     assert process.exitcode == 1 and "cannot write to" in lines[-1]
