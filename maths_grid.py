@@ -275,7 +275,7 @@ def make_row_checks(plan, evaluation, names):
     values = {name: value for name, value in vars(evaluation).items() if name != "model_path"}
     return {
         key_of_rows(plan): partial(check_training_rows, plan),
-        plan.config.output_dir: partial(check_schedule, plan),
+        plan.config.output_dir: partial(check_schedule, plan),  # quick, so asked of every cell
         repr([plan.command.args.model, names, values]): partial(check_evaluation_rows, plan, evaluation, names),
     }
 

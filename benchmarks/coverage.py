@@ -4,7 +4,7 @@ Coverage of its 95 % intervals, size and power of its tests, for Probability Smo
 2509.21282). A table on standard output, the same as JSON with --output: benchmarks/coverage.md says what it came to.
 
     OMP_NUM_THREADS=1 python benchmarks/coverage.py                                  # four minutes of one core
-    OMP_NUM_THREADS=1 python benchmarks/coverage.py --trials 200 --reports 10        # a minute
+    OMP_NUM_THREADS=1 python benchmarks/coverage.py --trials 200 --reports 10        # 12 seconds
 
 With --before, power is held against the test that the report had before it paired seeds:
 

@@ -1,7 +1,8 @@
 """Every figure of a CPU by one command: patch, rewards, training, evaluation, start-up, memory, growth.
 
 For Probability Smoothing Policy Optimisation (arXiv 2509.21282). Each part runs in a process of its own; the JSON is
-written after every row, and the same command again goes on with what is missing. About 20 minutes on two quiet cores.
+written after every row, and the same command again goes on with what is missing. It takes about half an hour of two
+quiet cores.
 
     python benchmarks/cpu.py                                      # all parts -> benchmarks/results/cpu.json
     python benchmarks/cpu.py --only patch training --again
