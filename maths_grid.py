@@ -9,6 +9,7 @@ For the experiments of Probability Smoothing Policy Optimisation (arXiv 2509.212
     cells:                       # named cells that differ: their values in place of the axes'; a list is an axis again
       noclip-mu2: {method: noclip, num_iterations: 2}
     tuning_seeds: [10, 11]       # more seeds, on which the report chooses among learning rates; it judges the others
+    only_chosen_rates: true      # the others run once those have chosen, at that rate alone; those are not evaluated
     train: {save_steps: 50}      # flags of maths_finetuning.py for every cell
     evaluate: {samples_per_prompt: 16}   # flags of maths_evaluations.py
     output_root: runs            # the default
@@ -17,7 +18,7 @@ A cell lives in runs/<model>/<method or name>[-<flag>=<value>...]/seed<N>, the f
 place follows from the cell's own values, whatever else the file holds. Its output is in logs/<that path>.log.
 
     python maths_grid.py recipes/demo_grid.yaml --list
-    python maths_grid.py recipes/demo_grid.yaml --run
+    python maths_grid.py recipes/demo_grid.yaml --run --jobs 2
     python maths_grid.py recipes/paper.yaml --submit --dry_run
     python maths_grid.py recipes/paper.yaml --submit --partition a100 --throttle 2
 
@@ -32,12 +33,12 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from collections import Counter, defaultdict
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
 
 import maths_evaluations
 import maths_finetuning
@@ -50,46 +51,24 @@ from common.files import (
     hash_value,
     hold_lock,
     make_parser,
-    read_json,
     read_yaml,
     run_script,
     to_yaml,
-    write_json,
     write_text,
 )
 from common.models import find_model
-from common.record import read_record
-from common.runs import EXIT_SAVED, describe_progress, is_live
+from common.runs import EXIT_SAVED
 from common.values import kinds_of_parser, read_values, to_text, to_words
-from evaluation.summary import SUMMARY_FILE
+from reporting.chosen import find_states
 from slurm import queue as slurm_queue
-from slurm.commands import last_line, run_command
+from slurm.cells import HELD, LEFT_OUT, LOGS, STATES, TO_DO, Cell, cell_state, describe_cell, run_cell
+from slurm.commands import last_line
 from slurm.grid_file import GRID_KEYS, NAMING, add_tuning_seeds, check_name, check_names, combine, safe
 from slurm.preflight import Needs, check_cluster, check_data, check_machine, check_rows
+from slurm.side_by_side import run_side_by_side
 from training.data import key_of_rows
 from training.options import RANGES, read_field_kinds
 from training.schedule import checkpoints_kept, keeps_every_checkpoint
-
-STATES = ("waiting", "queued", "running", "stopped", "trained", "evaluated")
-TO_DO = ("waiting", "stopped", "trained")
-LOGS = Path("logs")
-EVALUATED = "evaluations/grid.json"  # in a run directory: the flags of the evaluation that came to its end
-
-
-class Cell(NamedTuple):
-    """One run of a grid. name: method or named cell, with the flags of further axes; seeds of one name are alike."""
-
-    index: int
-    name: str
-    method: str
-    model: str
-    seed: int
-    run_dir: Path
-    train: list  # the command, a list of strings
-    evaluate: list
-    log: Path
-    tuning: bool = False  # its seed serves to choose a learning rate: the report does not judge it
-
 
 # ---- the grid file
 
@@ -104,7 +83,8 @@ def read_grid(path):
     groups = [(None, {}), *named.items()] if "method" in axes or not named else named.items()
     rows = [(name, own, values) for name, own in groups for values in combine({**axes, **own})]
     cells = [make_cell(index, *row, root, grid) for index, row in enumerate(rows)]
-    cells = [cell._replace(tuning=cell.seed in grid.get("tuning_seeds", [])) for cell in cells]
+    tuning = grid.get("tuning_seeds", [])
+    cells = [cell._replace(tuning=cell.seed in tuning) for cell in cells]
     if not cells:
         raise BadInput(f"{path} has no cells: give it axes, with model, method and seed")
     count, where = Counter(cell.run_dir for cell in cells).most_common(1)[0][::-1]
@@ -189,7 +169,9 @@ def make_cell(index, name, own, values, root, grid):
     model = values["model"]
     seed = values["seed"]
     shown = [k for k in sorted(values) if k not in NAMING and (k not in own or isinstance(own[k], list))]
-    name = "-".join([method if name is None else name, *(f"{key}={to_text(values[key])}" for key in shown)])
+    first = method if name is None else name
+    parts = {key: f"{key}={to_text(values[key])}" for key in shown}
+    name = "-".join([first, *parts.values()])
     run_dir = root / safe(Path(model).name) / safe(name) / safe(f"seed{to_text(seed)}")
     flags = {"model": model, "trust_region_method": method, "seed": seed, "output_dir": str(run_dir)}
     flags |= grid["train"] | {key: value for key, value in values.items() if key not in NAMING}
@@ -197,15 +179,14 @@ def make_cell(index, name, own, values, root, grid):
     evaluation = {"model_path": str(run_dir), **grid["evaluate"]}
     evaluate = [sys.executable, str(ROOT / "maths_evaluations.py"), *to_words(evaluation)]
     log = LOGS / run_dir.with_name(run_dir.name + ".log").relative_to(run_dir.anchor)
-    return Cell(index, name, method, model, seed, run_dir, train, evaluate, log)
+    cell = Cell(index, name, method, model, seed, run_dir, train, evaluate, log)
+    if grid.get("only_chosen_rates"):
+        parts.pop("learning_rate", None)
+        return cell._replace(rate=values.get("learning_rate"), rivals="-".join([model, first, *parts.values()]))
+    return cell
 
 
 # ---- what a cell needs
-
-
-def describe_cell(cell):
-    """A cell in a message: its number in the grid and its place."""
-    return f"cell {cell.index}, {cell.run_dir}"
 
 
 def find_needs(cells, cache_dir=None):
@@ -309,67 +290,26 @@ def find_peaks(plan, cache_dir):
 # ---- where a cell stands
 
 
-def cell_state(cell, queue=None):
-    """(one of STATES, a detail to print); changes nothing and takes no lock. `queue` is read_queue()'s answer."""
-    try:
-        record = read_record(cell.run_dir)
-    except BadInput as error:
-        return "stopped", str(error)
-    finished = record is not None and record.outcome.status == "finished"
-    state, reason, _ = (queue or {}).get(cell.run_dir.resolve(), (None, "", ""))
-    if state == "queued":
-        return state, reason
-    if state == "running" or is_live(cell.run_dir) or is_live(cell.run_dir / "evaluations"):
-        return "running", "evaluation" if finished else describe_progress(cell.run_dir, record)
-    if finished:
-        return ("evaluated", show_collapse(record)) if is_evaluated(cell) else ("trained", last_line(cell.log))
-    if record or cell.log.exists():
-        return "stopped", last_line(cell.log) or describe_progress(cell.run_dir, record).partition(",")[0]
-    return "waiting", ""
-
-
-def show_collapse(record):
-    """'collapsed at step n', or nothing."""
-    return "" if record.outcome.collapsed_at is None else f"collapsed at step {record.outcome.collapsed_at}"
-
-
-def is_evaluated(cell):
-    """Whether the evaluation that the grid asks for has come to its end."""
-    with contextlib.suppress(BadInput):
-        done = read_json(cell.run_dir / EVALUATED, "delete it")
-        return done == {"flags": cell.evaluate[4:]} and (cell.run_dir / "evaluations" / SUMMARY_FILE).is_file()
-    return False
-
-
 def print_list(cells, queue):
     """A line a cell, then how many cells each method has and where they stand: tuning budgets can be compared."""
     counts = defaultdict(Counter)
+    states = find_states(cells, queue)
+    found = {state for state, _ in states.values()}
+    columns = [*STATES, *(state for state in (HELD, LEFT_OUT) if state in found)]
     width = max(len(str(cell.run_dir)) for cell in cells)
     print(f"cell  {'run':{width}}  state")
     for cell in cells:
-        state, detail = cell_state(cell, queue)
+        state, detail = states[cell.index]
         counts[re.sub(r"-\w+=.*", "", cell.name)][state] += 1
-        print(f"{cell.index:4}  {str(cell.run_dir):{width}}  {state:9}  {detail}".rstrip())
-    print(f"\n{'method':{width + 6}}  cells  " + "  ".join(STATES))
+        if state != LEFT_OUT:
+            print(f"{cell.index:4}  {str(cell.run_dir):{width}}  {state:9}  {detail}".rstrip())
+    print(f"\n{'method':{width + 6}}  cells  " + "  ".join(columns))
     for name, count in counts.items():
-        line = "  ".join(f"{count[state]:{len(state)}}" for state in STATES)
+        line = "  ".join(f"{count[state]:{len(state)}}" for state in columns)
         print(f"{name:{width + 6}}  {sum(count.values()):5}  {line}")
 
 
 # ---- running here
-
-
-def run_cell(cell, launch=()):
-    """Train, then evaluate, doing only what is missing -> (exit code, signals received)."""
-    if cell_state(cell)[0] not in ("trained", "evaluated"):
-        passed_on = (signal.SIGUSR1,) if launch else (signal.SIGTERM, signal.SIGUSR1)  # SLURM sends SIGTERM to srun's
-        code, received = run_command([*launch, *cell.train], cell.log, passed_on)
-        if code or received:
-            return code or EXIT_SAVED, received
-    code, received = run_command(cell.evaluate, cell.log)
-    if code == 0:
-        write_json(cell.run_dir / EVALUATED, {"flags": cell.evaluate[4:]})
-    return code, received
 
 
 def run_task(cell):
@@ -384,25 +324,55 @@ def run_task(cell):
     return code
 
 
-def run_grid(grid, cells):
-    """Run every cell that is not evaluated, one after another, and report; returns 1 if a cell failed."""
-    failed = []
+def run_grid(grid, cells, jobs=1):
+    """Run every cell that is not evaluated, `jobs` at a time, and report; returns 1 if a cell failed.
+
+    What waits for a learning rate runs once the tuning seeds have chosen it.
+    """
     queue = read_queue()
-    wanted = [cell for cell in cells if cell_state(cell, queue)[0] in TO_DO]
-    needs = find_needs(wanted)
+    states = find_states(cells, queue)
+    needs = find_needs([cell for cell in cells if states[cell.index][0] in (*TO_DO, HELD)])
     check_data(needs)
     check_rows(needs)
-    for cell in wanted:
-        print(f"{describe_cell(cell)}: {cell_state(cell, queue)[0]}, starting", flush=True)
-        code, received = run_cell(cell)
-        if received:
+    failed = {}  # by index
+    saved = False
+    while wanted := [cell for cell in find_wanted(cells, queue) if cell.index not in failed]:
+        for cell, code in run_cells(wanted, queue, jobs):
+            saved |= code == EXIT_SAVED
+            if code:
+                failed[cell.index] = cell
+        if saved:
             return EXIT_SAVED
-        if code:
-            failed.append(cell)
     report(grid, cells)
-    for cell in failed:
+    for cell in failed.values():
         print(f"{describe_cell(cell)}: failed: {last_line(cell.log)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def find_wanted(cells, queue):
+    """The cells that have something to do and wait for nothing."""
+    states = find_states(cells, queue)
+    return [cell for cell in cells if states[cell.index][0] in TO_DO]
+
+
+def run_cells(cells, queue, jobs):
+    """Run cells and say how far they are; yields (cell, exit code, EXIT_SAVED if a signal asked for an end)."""
+    if jobs == 1:
+        for cell in cells:
+            print(f"{describe_cell(cell)}: {cell_state(cell, queue)[0]}, starting", flush=True)
+            code, received = run_cell(cell)
+            yield cell, EXIT_SAVED if received else code
+            if received:
+                return
+        return
+    begun = time.monotonic()
+    print(f"{len(cells)} cells, {jobs} at a time; what they print is in {LOGS}", flush=True)
+    for done, (cell, code) in enumerate(run_side_by_side(cells, jobs), 1):
+        minutes = (time.monotonic() - begun) / 60
+        left = minutes / done * (len(cells) - done)
+        where = f"{done} of {len(cells)}, {minutes:.0f} min, about {left:.0f} to go"
+        print(f"{where}: {describe_cell(cell)}: {cell_state(cell)[0]}", flush=True)
+        yield cell, code
 
 
 def report(grid, cells, table=True):
@@ -455,9 +425,8 @@ def submit(cells, args):
     """
     site, env = slurm_queue.read_site(vars(args))
     queue = read_queue(must=True)
-    states = [cell_state(cell, queue)[0] for cell in cells]
-    wanted = [cell for cell, state in zip(cells, states, strict=True) if state in TO_DO]
-    rest = Counter(state for state in states if state not in TO_DO)
+    wanted = find_wanted(cells, queue)
+    rest = Counter(state for state, _ in find_states(cells, queue).values() if state not in TO_DO)
     rest = ", ".join(f"{count} {state}" for state, count in rest.items()) or "none"
     if not wanted:
         print(f"nothing to submit: {rest}")
@@ -491,6 +460,9 @@ def make_arguments():
     what.add_argument("--preflight", action="store_true", help="the checks of --submit, and nothing else")
     what.add_argument("--cell", type=int, metavar="N", help="train and evaluate one cell: what an array task runs")
     what.add_argument("--report", action="store_true", help="show the cells and the table: what the report job runs")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="for --run: so many cells at a time (default: 1)"
+    )
     parser.add_argument("--dry_run", action="store_true", help="print the commands that would run, and run nothing")
     site = parser.add_argument_group("SLURM: these go before the environment and slurm/env.sh")
     for name, text in slurm_queue.SITE.items():
@@ -500,6 +472,8 @@ def make_arguments():
 
 def main():
     args = make_arguments().parse_args()
+    if args.jobs < 1 or (args.jobs > 1 and not args.run):
+        raise BadInput(f"--jobs {args.jobs}: must be at least 1, and goes with --run")
     cells = read_grid(args.grid)
     if args.list or args.report:
         report(args.grid, cells, table=args.report)
@@ -513,9 +487,11 @@ def main():
         cells = cells[args.cell : args.cell + 1]
     if args.dry_run:
         for cell in cells:
-            print(shlex.join(cell.train), shlex.join(cell.evaluate), sep="\n")
+            print(shlex.join(cell.train))
+            if not cell.only_chooses:
+                print(shlex.join(cell.evaluate))
         return 0
-    return run_grid(args.grid, cells) if args.run else run_task(cells[0])
+    return run_grid(args.grid, cells, args.jobs) if args.run else run_task(cells[0])
 
 
 if __name__ == "__main__":

@@ -38,8 +38,9 @@ from pathlib import Path
 from common.completions import show_completions
 from common.files import BadInput, make_parser, run_script
 from common.record import read_record
-from maths_grid import cell_state, read_grid, read_queue
+from maths_grid import read_grid, read_queue
 from reporting.answer import conclude_pair, explain_rules, make_answer, print_methods, print_pair
+from reporting.chosen import find_states
 from reporting.comparison import Question, choose_primary, count_failures, make_results, order_keys
 from reporting.methods import RULES, fill_in, group_methods, has_name, mark_below_base, show_setting
 from reporting.page.page import write_page
@@ -55,6 +56,7 @@ from reporting.runs import (
     read_run,
 )
 from reporting.statistics import MIN_SEEDS
+from slurm.cells import LEFT_OUT
 
 
 @dataclass
@@ -154,11 +156,14 @@ def read_runs(paths, datasets=None, tuning_seeds=()):
 
 def read_grid_runs(grid, datasets):
     """The Runs of a grid's cells, and of the base model where it is evaluated beside them."""
-    queue = read_queue()
+    cells = read_grid(grid)
+    states = find_states(cells, read_queue())
     found = defaultdict(list)  # cells of one name differ in nothing but the seed
     bases = {}
-    for cell in read_grid(grid):
-        state, detail = cell_state(cell, queue)
+    for cell in cells:
+        state, detail = states[cell.index]
+        if state == LEFT_OUT:
+            continue
         found[cell.model, cell.name].append(read_cell(cell, state, detail, datasets))
         base = cell.run_dir.parent.parent / "base"
         if find_evaluation(base) is not None:
@@ -173,7 +178,7 @@ def read_grid_runs(grid, datasets):
 
 
 def read_cell(cell, state, detail, datasets):
-    """The Run of a cell of a grid, which may not have begun. state, detail: as maths_grid.cell_state says them."""
+    """The Run of a cell of a grid, which may not have begun. state, detail: as find_states says them."""
     if read_record(cell.run_dir) is not None:
         run = read_run(cell.run_dir, datasets)
     else:

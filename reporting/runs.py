@@ -254,7 +254,7 @@ def list_unfinished(runs):
     for run in runs:
         if run.failure:
             states[f"failed: {run.failure}"].append(run.path)
-        elif not run.accuracy:
+        elif not run.accuracy and not (run.tuning and run.stage == "finished"):  # those are there for their validation
             states[run.state].append(run.path)
     lines = []
     for state, paths in states.items():

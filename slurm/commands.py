@@ -11,36 +11,57 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager, suppress
 
 from common.runs import EXIT_SAVED
 
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # with which a batch system asks a job to end
 
-def run_command(command, log, passed_on=(signal.SIGTERM, signal.SIGUSR1)):
-    """Run a command, its output on ours and at the end of its log -> (exit code, signals we were sent meanwhile).
 
-    Signals in `passed_on` are sent on to it. A command that one of them ended counts as EXIT_SAVED.
+@contextmanager
+def pass_signals_on(children, numbers):
+    """Gives the list of those SIGNALS that we are sent meanwhile; those in `numbers` go on to `children`.
+
+    children: process ids, which may come and go.
     """
-    process = None
     received = []
 
     def on_signal(number, frame):
         received.append(number)
-        if process is not None and number in passed_on:
-            process.send_signal(number)
+        for child in list(children):
+            if number in numbers:
+                with suppress(ProcessLookupError):
+                    os.kill(child, number)
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    before = {number: signal.signal(number, on_signal) for number in SIGNALS}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_command(command, log, passed_on=SIGNALS):
+    """Run a command, its output on ours and at the end of its log -> (exit code, signals we were sent meanwhile).
+
+    Signals in `passed_on` are sent on to it. A command that one of them ended counts as EXIT_SAVED.
+    """
+    children = []
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as file:
+    with pass_signals_on(children, passed_on) as received, open(log, "ab") as file:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        children.append(process.pid)
         while chunk := process.stdout.read1(65536):
             for stream in (file, sys.stdout.buffer):
                 stream.write(chunk)
                 stream.flush()
-        code = process.wait()
-        if code < 0 and not received:
-            file.write(f"\nended by {signal.Signals(-code).name}; if nobody sent it, out of memory\n".encode())
-    for number, handler in before.items():
-        signal.signal(number, handler)
+        return close_log(file, process.wait(), received)
+
+
+def close_log(file, code, received):
+    """What run_command returns of an exit code; a command that was killed is named at the end of its log."""
+    if code < 0 and not received:
+        file.write(f"\nended by {signal.Signals(-code).name}; if nobody sent it, out of memory\n".encode())
     return EXIT_SAVED if code and received else code, received
 
 

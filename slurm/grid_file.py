@@ -12,7 +12,7 @@ import re
 
 from common.files import BadInput, suggest
 
-GRID_KEYS = ("axes", "cells", "tuning_seeds", "train", "evaluate", "output_root")
+GRID_KEYS = ("axes", "cells", "tuning_seeds", "only_chosen_rates", "train", "evaluate", "output_root")
 NAMING = ("model", "method", "seed")  # what every cell has, and what its directory is named by
 OURS = {  # flags that no grid can give
     "trust_region_method": "write method",
@@ -24,7 +24,10 @@ OURS = {  # flags that no grid can give
 
 
 def add_tuning_seeds(grid, path):
-    """Let the seeds of a grid's axis include its tuning_seeds, [] if it has none; raises BadInput for no seeds."""
+    """Let the seeds of a grid's axis include its tuning_seeds, [] if it has none.
+
+    Raises BadInput for tuning_seeds or only_chosen_rates that are none.
+    """
     tuning = grid.get("tuning_seeds", [])
     seeds = grid.get("axes", {}).get("seed", [])
     seeds = seeds if isinstance(seeds, list) else [seeds]
@@ -32,6 +35,9 @@ def add_tuning_seeds(grid, path):
         raise BadInput(f"{path}: tuning_seeds must be a list of seeds, such as [10, 11]")
     if tuning and not set(seeds) - set(tuning):
         raise BadInput(f"{path}: the seeds of the axes must hold others than tuning_seeds: they are judged")
+    only_chosen = grid.get("only_chosen_rates", False)
+    if type(only_chosen) is not bool or (only_chosen and not tuning):
+        raise BadInput(f"{path}: only_chosen_rates must be true or false, and true only beside tuning_seeds")
     if tuning:
         grid["axes"]["seed"] = [*seeds, *(seed for seed in tuning if seed not in seeds)]
 

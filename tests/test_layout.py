@@ -121,7 +121,7 @@ def test_no_room_imports_a_command(path):
     assert not {module.split(".")[0] for module, _, _ in imports(path)} & (COMMANDS - LIBRARIES)
 
 
-ORDER = ("training", "reporting", "evaluation", "slurm", "sampling", "common", "grading")
+ORDER = ("training", "reporting", "slurm", "evaluation", "sampling", "common", "grading")
 
 
 @pytest.mark.parametrize("room", ORDER)

@@ -17,6 +17,7 @@ import producers
 import pytest
 from matplotlib.figure import Figure
 
+import maths_finetuning
 from common.files import BadInput
 from common.models import Device
 from common.record import read_record, write_record
@@ -583,20 +584,19 @@ def test_a_page_holds_no_more_completions_than_it_can_bear(tmp_path, monkeypatch
 # ---- the study
 
 
-def test_the_study_has_every_control_at_every_seed_and_its_corner_is_part_of_it():
+def test_every_method_of_the_study_has_the_same_budget_and_its_corner_is_part_of_it():
     every = {str(cell.run_dir): cell for cell in read_grid(ROOT / "recipes/study.yaml")}
     corner = read_grid(ROOT / "recipes/study_quick.yaml")
     assert all((c.train, c.evaluate) == (every[str(c.run_dir)].train, every[str(c.run_dir)].evaluate) for c in corner)
-    seeds, rates = defaultdict(set), defaultdict(set)
+    budgets = defaultdict(set)
     for cell in every.values():
-        name, _, rate = cell.name.rpartition("-learning_rate=")
-        seeds[cell.name].add(cell.seed)
-        rates[name].add(float(rate))
-    assert all(found == set(range(5)) for found in seeds.values()) and 10 < len(corner) < 40
-    assert all({2.5e-5, 5e-5} <= rates[name] for name in rates if "=" not in name and name != "noclip-scaled")
-    assert rates["noclip"] == rates["pspo"] == rates["clip"]
-    assert {round(rate / 0.9, 9) for rate in rates["noclip-scaled"]} == rates["pspo"] - {1.25e-5}
-    assert {rate / 2 for rate in rates["pspo-half"]} <= rates["noclip"]
+        budgets[cell.rivals].add((cell.rate, cell.seed, cell.tuning))
+    seeds = [(seed, seed >= 10) for seed in (0, 1, 2, 3, 4, 10, 11)]
+    assert set(map(frozenset, budgets.values())) == {
+        frozenset((rate, *seed) for rate in (1.25e-5, 2.5e-5, 5e-5, 1e-4) for seed in seeds)
+    }
+    methods = {cell.method for cell in every.values()}
+    assert methods == set(maths_finetuning.methods()) - {"sft"} and len(budgets) == 3 * len(methods) + 1
 
 
 # ---- training curves

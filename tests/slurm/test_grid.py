@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,9 @@ from common.files import BadInput, hold_lock
 from common.models import fp32_bytes
 from common.record import Outcome, read_record, write_record
 from maths_grid import cell_state, find_needs, read_grid
-from slurm import preflight, queue
+from reporting.chosen import find_states
+from slurm import commands, preflight, queue
+from slurm.cells import EVALUATED
 
 ROOT = Path(__file__).resolve().parents[2]
 AXES = {"model": ["demo"], "method": ["noclip", "pspo"], "seed": [0, 1]}
@@ -58,11 +62,16 @@ def flags_of(cell):
     return dict(re.findall(r"--(\w+) (\S+)", " ".join(cell.train)))
 
 
-def grid_command(*args, **kwargs):
-    bare = Path(tempfile.mkdtemp(dir=Path.cwd().parent))  # a PATH without SLURM, installed here or not
+def without_slurm():
+    """An environment whose PATH has no SLURM, installed here or not."""
+    bare = Path(tempfile.mkdtemp(dir=Path.cwd().parent))
     for name in ("bash", "env", "git", "id"):
         (bare / name).symlink_to(shutil.which(name))
-    env = {**os.environ, "PATH": str(bare), **kwargs.pop("env", {})}
+    return {**os.environ, "PATH": str(bare)}
+
+
+def grid_command(*args, **kwargs):
+    env = {**without_slurm(), **kwargs.pop("env", {})}
     return subprocess.run(
         [sys.executable, ROOT / "maths_grid.py", *args], capture_output=True, text=True, env=env, **kwargs
     )
@@ -314,7 +323,7 @@ def test_states(cell):
         assert cell_state(cell) == ("running", "evaluation")
     (cell.run_dir / "evaluations/summary.json").write_text("{}")
     assert cell_state(cell)[0] == "trained"  # of another evaluation than the grid's, for all that is known
-    (cell.run_dir / maths_grid.EVALUATED).write_text(json.dumps({"flags": cell.evaluate[4:]}))
+    (cell.run_dir / EVALUATED).write_text(json.dumps({"flags": cell.evaluate[4:]}))
     assert cell_state(cell) == ("evaluated", "")
     record.outcome.collapsed_at = 12
     write_record(cell.run_dir, record)
@@ -327,11 +336,11 @@ def test_states(cell):
 def test_the_last_line_is_not_a_progress_bar(cell):
     bar = "\rruns/x:  50%|█████     | 2/4 [00:01<00:01,  1.7it/s, loss=0.1]"
     write_log(cell, f"starting\n{bar * 9}loss is nan{bar}\n")
-    assert maths_grid.last_line(cell.log) == "loss is nan"
+    assert commands.last_line(cell.log) == "loss is nan"
     write_log(cell, bar * 500)
-    assert maths_grid.last_line(cell.log) == ""
+    assert commands.last_line(cell.log) == ""
     write_log(cell, "x" * 100_000)
-    assert maths_grid.last_line(cell.log) == "x" * 200
+    assert commands.last_line(cell.log) == "x" * 200
 
 
 def test_time_left_without_a_checkpoint_and_steps_from_epochs(cell):
@@ -389,6 +398,101 @@ def test_list_shows_cells_and_how_many_each_method_has(cell, capsys):
     assert counts == {"noclip": "2", "pspo": "2", "noclip-mu2": "2", "fast": "4"}
 
 
+# ---- learning rates that tuning seeds choose
+
+CHOOSING = {
+    "axes": {"model": ["demo"], "learning_rate": ["1e-5", "1e-4"], "seed": [0]},
+    "cells": {"clip": {"method": "clip"}, "noclip": {"method": "noclip"}},
+    "tuning_seeds": [10, 11],
+    "only_chosen_rates": True,
+    "train": TINY,
+}
+
+
+def write_tuning(cells, scores):
+    """Runs of the tuning seeds among cells with the validation scores {(method, rate): score}."""
+    for cell in cells:
+        if cell.tuning and (cell.method, cell.rate) in scores:
+            score = scores[cell.method, cell.rate]
+            make_run(cell, "finished", outcome=run_record(validation=score).outcome, learning_rate=cell.rate)
+
+
+def test_judged_seeds_wait_for_the_tuning_seeds_and_then_run_at_the_chosen_rate_alone():
+    cells = read_grid(write_grid(**CHOOSING))
+    write_tuning(cells, {("clip", 1e-5): 0.3, ("clip", 1e-4): 0.6, ("noclip", 1e-5): 0.7})
+    states = find_states(cells)
+    found = {(c.method, c.rate): states[c.index] for c in cells if not c.tuning}
+    assert found["clip", 1e-5] == ("left out", "learning rate 0.0001 was chosen")
+    assert found["clip", 1e-4] == ("waiting", "")
+    assert found["noclip", 1e-5] == found["noclip", 1e-4] == ("held", "for its learning rate: 2 tuning runs to go")
+    assert states[next(c.index for c in cells if c.tuning and c.method == "clip")][0] == "evaluated"
+    assert [(c.method, c.rate, c.seed) for c in maths_grid.find_wanted(cells, {})] == [
+        ("clip", 1e-4, 0),
+        ("noclip", 1e-4, 10),
+        ("noclip", 1e-4, 11),
+    ]
+
+
+def test_a_rate_at_which_a_tuning_run_lost_its_loss_is_not_chosen_and_one_that_was_stopped_is_waited_for():
+    cells = read_grid(write_grid(**CHOOSING))
+    write_tuning(cells, {("clip", 1e-5): 0.3, ("clip", 1e-4): 0.6})
+    lost = next(c for c in cells if c.tuning and (c.method, c.rate) == ("clip", 1e-4))
+    judged = {c.rate: c.index for c in cells if c.method == "clip" and not c.tuning}
+    make_run(lost, outcome=Outcome("running"), learning_rate=1e-4)
+    assert find_states(cells)[judged[1e-5]] == ("held", "for its learning rate: 1 tuning run to go")
+    make_run(lost, outcome=Outcome("running", failure="loss nan at step 3"), learning_rate=1e-4)
+    assert [find_states(cells)[judged[rate]][0] for rate in (1e-5, 1e-4)] == ["waiting", "left out"]
+
+
+def test_what_is_left_out_is_counted_and_not_listed(capsys):
+    cells = read_grid(write_grid(**CHOOSING))
+    write_tuning(cells, {(m, r): r for m in ("clip", "noclip") for r in (1e-5, 1e-4)})
+    maths_grid.print_list(cells, {})
+    table, counts = capsys.readouterr().out.split("\n\n")
+    assert len(table.splitlines()) == 1 + 10 and "left out" not in table
+    assert re.search(r"^clip +6 +1 +0 +0 +0 +0 +4 +1$", counts, re.M)
+
+
+def test_a_grid_without_the_word_runs_every_rate():
+    cells = read_grid(write_grid(**{**CHOOSING, "only_chosen_rates": False}))
+    write_tuning(cells, {})
+    assert {state for state, _ in find_states(cells).values()} == {"waiting"}
+
+
+@pytest.mark.slow
+def test_cells_side_by_side_are_the_cells_one_after_another():
+    """Two methods, trained and evaluated in forks two at a time, give the rows that a process of its own gives."""
+    validated = {**TINY, "eval_strategy": "steps", "eval_steps": 4}
+    evaluation = {"limit": 5, "temperatures": [0, 1], "max_new_tokens": 8}
+    write_grid(**{**CHOOSING, "tuning_seeds": [10], "train": validated}, evaluate=evaluation)
+    done = grid_command("grid.yaml", "--run", "--jobs", "2")
+    assert done.returncode == 0, done.stderr
+    cells = read_grid("grid.yaml")
+    assert Counter(state for state, _ in find_states(cells).values()) == {"evaluated": 6, "left out": 2}
+    assert re.search(r"^2 of 2, .* cell \d+, runs/demo/\S+/seed0: evaluated$", done.stdout, re.M)
+    cell = next(c for c in cells if not c.tuning and cell_state(c)[0] == "evaluated")
+    assert "finished: " in cell.log.read_text() and not list(cell.run_dir.parent.glob("seed10/evaluations"))
+    rows = (cell.run_dir / "evaluations/demo.jsonl").read_bytes()
+    shutil.rmtree(cell.run_dir)
+    assert grid_command("grid.yaml", "--cell", str(cell.index), env={"OMP_NUM_THREADS": "1"}).returncode == 0
+    assert (cell.run_dir / "evaluations/demo.jsonl").read_bytes() == rows
+
+
+def test_a_signal_reaches_all_cells_side_by_side_and_75_comes_back():
+    write_grid(**{**CHOOSING, "train": {**TINY, "max_steps": 4000, "save_steps": 2000}})
+    command = [sys.executable, ROOT / "maths_grid.py", "grid.yaml", "--run", "--jobs", "2"]
+    process = subprocess.Popen(command, env=without_slurm(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    cells = [cell for cell in read_grid("grid.yaml") if cell.tuning][:2]
+    while not all(runs.read_log(cell.run_dir / runs.LOG_FILE) for cell in cells):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(900) == 75
+    states = [cell_state(cell) for cell in read_grid("grid.yaml")]
+    assert Counter(state for state, _ in states) == {"stopped": 2, "waiting": 10}
+    assert all("SIGTERM: saving" in cell.log.read_text() for cell in cells)
+
+
 # ---- running
 
 
@@ -439,8 +543,8 @@ time.sleep(60)
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_signals_reach_the_training_and_75_comes_back(name, tmp_path):
     code = (
-        "import sys, maths_grid; from pathlib import Path;"
-        f"code, received = maths_grid.run_command([sys.executable, '-c', {SLEEPER!r}], Path('x.log'));"
+        "import sys; from pathlib import Path; from slurm import commands;"
+        f"code, received = commands.run_command([sys.executable, '-c', {SLEEPER!r}], Path('x.log'));"
         "print(code, [int(number) for number in received])"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -454,14 +558,15 @@ def test_signals_reach_the_training_and_75_comes_back(name, tmp_path):
 
 def test_a_killed_command_is_named_and_one_ended_by_our_signal_is_to_go_on():
     log = Path("logs/x.log")
+    before = signal.getsignal(signal.SIGTERM)
     die = "import os, signal, sys; print('half'); sys.stdout.flush(); os.kill(os.{}(), signal.SIG{})"
-    code, received = maths_grid.run_command([sys.executable, "-c", die.format("getpid", "KILL")], log)
-    assert (code, received) == (-9, []) and "ended by SIGKILL" in maths_grid.last_line(log)
-    code, received = maths_grid.run_command(
+    code, received = commands.run_command([sys.executable, "-c", die.format("getpid", "KILL")], log)
+    assert (code, received) == (-9, []) and "ended by SIGKILL" in commands.last_line(log)
+    code, received = commands.run_command(
         [sys.executable, "-c", die.format("getppid", "TERM") + "; import time; time.sleep(30)"], log
     )
     assert (code, received) == (75, [signal.SIGTERM])
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_run_that_a_signal_stopped_begins_no_other_cell(monkeypatch):
