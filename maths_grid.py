@@ -10,6 +10,7 @@ For the experiments of Probability Smoothing Policy Optimisation (arXiv 2509.212
       noclip-mu2: {method: noclip, num_iterations: 2}
     tuning_seeds: [10, 11]       # more seeds, on which the report chooses among learning rates; it judges the others
     only_chosen_rates: true      # the others run once those have chosen, at that rate alone; those are not evaluated
+    tuned_at: {num_iterations: 2}    # tuning seeds run at this value of an axis alone, and choose for all others
     train: {save_steps: 50}      # flags of maths_finetuning.py for every cell
     evaluate: {samples_per_prompt: 16}   # flags of maths_evaluations.py
     output_root: runs            # the default
@@ -82,9 +83,9 @@ def read_grid(path):
     root = root.relative_to(Path.cwd()) if root.is_relative_to(Path.cwd()) else root
     groups = [(None, {}), *named.items()] if "method" in axes or not named else named.items()
     rows = [(name, own, values) for name, own in groups for values in combine({**axes, **own})]
+    rows = [row for row in rows if is_asked(*row[1:], grid)]
     cells = [make_cell(index, *row, root, grid) for index, row in enumerate(rows)]
-    tuning = grid.get("tuning_seeds", [])
-    cells = [cell._replace(tuning=cell.seed in tuning) for cell in cells]
+    cells = [cell._replace(tuning=cell.seed in grid["tuning_seeds"]) for cell in cells]
     if not cells:
         raise BadInput(f"{path} has no cells: give it axes, with model, method and seed")
     count, where = Counter(cell.run_dir for cell in cells).most_common(1)[0][::-1]
@@ -103,6 +104,7 @@ def load_grid(path):
     grid["output_root"] = os.path.abspath(str(grid.get("output_root", "runs")))
     read_parts(grid, path)
     add_tuning_seeds(grid, path)
+    grid["tuned_at"] = read_tuned_at(grid, path)
     return grid
 
 
@@ -125,6 +127,16 @@ def read_parts(grid, path):
     grid["axes"] = read_axes(grid["axes"], training, f"{path}, axes")
     for name, values in grid["cells"].items():
         grid["cells"][name] = read_axes(values, training, f"{path}, cells: {name}")
+
+
+def read_tuned_at(grid, path):
+    """{axis: value} at which the tuning seeds run; raises BadInput for what is no value of an axis."""
+    tuned_at = read_axes(grid.get("tuned_at", {}), training_kinds(), f"{path}, tuned_at")
+    for key, value in tuned_at.items():
+        values = grid["axes"].get(key)
+        if key in NAMING or value not in (values if isinstance(values, list) else [values]):
+            raise BadInput(f"{path}, tuned_at: {key} {to_text(value)} is no value of an axis of that name")
+    return tuned_at
 
 
 def read_axes(axes, kinds, place):
@@ -161,6 +173,18 @@ def drop_unsaid(flags):
     return {key: value for key, value in flags.items() if value is not None or key not in own_flags()}
 
 
+def is_asked(own, values, grid):
+    """Whether a combination of values is a cell: with a tuning seed, only where tuned_at is. own: see make_cell."""
+    if values.get("seed") not in grid["tuning_seeds"]:
+        return True
+    return all(values[key] == value for key, value in grid["tuned_at"].items() if is_shown(key, own))
+
+
+def is_shown(key, own):
+    """Whether a value stands in its cell's directory: it is one of several. own: see make_cell."""
+    return key not in own or isinstance(own[key], list)
+
+
 def make_cell(index, name, own, values, root, grid):
     """A Cell of its values; `own` are those a named cell sets itself, of which only lists show in the directory."""
     if missing := [key for key in NAMING if key not in values]:
@@ -168,7 +192,7 @@ def make_cell(index, name, own, values, root, grid):
     method = values["method"]
     model = values["model"]
     seed = values["seed"]
-    shown = [k for k in sorted(values) if k not in NAMING and (k not in own or isinstance(own[k], list))]
+    shown = [key for key in sorted(values) if key not in NAMING and is_shown(key, own)]
     first = method if name is None else name
     parts = {key: f"{key}={to_text(values[key])}" for key in shown}
     name = "-".join([first, *parts.values()])
@@ -180,9 +204,9 @@ def make_cell(index, name, own, values, root, grid):
     evaluate = [sys.executable, str(ROOT / "maths_evaluations.py"), *to_words(evaluation)]
     log = LOGS / run_dir.with_name(run_dir.name + ".log").relative_to(run_dir.anchor)
     cell = Cell(index, name, method, model, seed, run_dir, train, evaluate, log)
-    if grid.get("only_chosen_rates"):
-        parts.pop("learning_rate", None)
-        return cell._replace(rate=values.get("learning_rate"), rivals="-".join([model, first, *parts.values()]))
+    if grid["only_chosen_rates"]:
+        same = [part for key, part in parts.items() if key != "learning_rate" and key not in grid["tuned_at"]]
+        cell = cell._replace(rate=values.get("learning_rate"), rivals="-".join([model, first, *same]))
     return cell
 
 

@@ -12,7 +12,7 @@ import re
 
 from common.files import BadInput, suggest
 
-GRID_KEYS = ("axes", "cells", "tuning_seeds", "only_chosen_rates", "train", "evaluate", "output_root")
+GRID_KEYS = ("axes", "cells", "tuning_seeds", "only_chosen_rates", "tuned_at", "train", "evaluate", "output_root")
 NAMING = ("model", "method", "seed")  # what every cell has, and what its directory is named by
 OURS = {  # flags that no grid can give
     "trust_region_method": "write method",
@@ -28,14 +28,14 @@ def add_tuning_seeds(grid, path):
 
     Raises BadInput for tuning_seeds or only_chosen_rates that are none.
     """
-    tuning = grid.get("tuning_seeds", [])
+    tuning = grid.setdefault("tuning_seeds", [])
     seeds = grid.get("axes", {}).get("seed", [])
     seeds = seeds if isinstance(seeds, list) else [seeds]
     if not isinstance(tuning, list) or not all(type(seed) is int for seed in tuning):
         raise BadInput(f"{path}: tuning_seeds must be a list of seeds, such as [10, 11]")
     if tuning and not set(seeds) - set(tuning):
         raise BadInput(f"{path}: the seeds of the axes must hold others than tuning_seeds: they are judged")
-    only_chosen = grid.get("only_chosen_rates", False)
+    only_chosen = grid.setdefault("only_chosen_rates", False)
     if type(only_chosen) is not bool or (only_chosen and not tuning):
         raise BadInput(f"{path}: only_chosen_rates must be true or false, and true only beside tuning_seeds")
     if tuning:

@@ -444,6 +444,21 @@ def test_a_rate_at_which_a_tuning_run_lost_its_loss_is_not_chosen_and_one_that_w
     assert [find_states(cells)[judged[rate]][0] for rate in (1e-5, 1e-4)] == ["waiting", "left out"]
 
 
+def test_tuning_seeds_run_where_the_grid_says_and_choose_for_every_value_of_that_axis():
+    axes = {**CHOOSING["axes"], "num_iterations": [1, 2]}
+    own = {"clip": {"method": "clip"}, "once": {"method": "noclip", "num_iterations": 1}}
+    parts = {**CHOOSING, "axes": axes, "cells": own, "tuned_at": {"num_iterations": 2}}
+    cells = read_grid(write_grid(**parts))
+    assert [c.index for c in cells] == list(range(len(cells)))
+    assert {(c.method, flags_of(c)["num_iterations"]) for c in cells if c.tuning} == {("clip", "2"), ("noclip", "1")}
+    write_tuning(cells, {("clip", 1e-5): 0.3, ("clip", 1e-4): 0.6, ("noclip", 1e-5): 0.7, ("noclip", 1e-4): 0.6})
+    wanted = [(c.method, c.rate, flags_of(c)["num_iterations"]) for c in maths_grid.find_wanted(cells, {})]
+    assert wanted == [("clip", 1e-4, "1"), ("clip", 1e-4, "2"), ("noclip", 1e-5, "1")]
+    for wrong in ({"num_iterations": 3}, {"beta": 0.0}, {"seed": 0}, {"nothing": 1}):
+        with pytest.raises(BadInput, match="tuned_at"):
+            read_grid(write_grid(**{**parts, "tuned_at": wrong}))
+
+
 def test_what_is_left_out_is_counted_and_not_listed(capsys):
     cells = read_grid(write_grid(**CHOOSING))
     write_tuning(cells, {(m, r): r for m in ("clip", "noclip") for r in (1e-5, 1e-4)})
