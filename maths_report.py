@@ -14,8 +14,9 @@ updates a generation, unless --baseline names another.
 Learning rates. Where a method was tried at several, validation chooses among them, never the test set, and a rate at
 which a run failed is passed over. It looks at the runs with --tuning_seeds (or a grid's tuning_seeds), which are then
 not judged; without them at the runs that are judged, and how much that flatters is said.
-Failures. Every run that was started counts. One that crashed, lost its finite loss or ended below the base model has
-failed; failures are counted and tested by themselves. What scores in place of a run without a result is --failed.
+Failures. Every run that was started counts. One that crashed, lost its finite loss, collapsed or ended below the base
+model has failed; failures are counted and tested by themselves. What scores in place of a run without a result is
+--failed.
 Intervals. Over seeds and problems, from three seeds on; else over problems alone, which speaks of these runs and not of
 the method, and is marked with an asterisk. Two methods with the same seeds, from five on, are compared seed by seed.
 Tests. --primary DATASET@T, by default the first data set at its lowest temperature, carries the words "better" and

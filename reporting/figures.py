@@ -318,7 +318,7 @@ def draw_lines(axes, part, x, styles):
 
 def draw_failures(tables, styles):
     """Share of a method's runs that have failed by an optimiser step, at the learning rate that validation chose: they
-    crashed, lost their finite loss, or ended below the base model (counted at their last step)."""
+    crashed, lost their finite loss, collapsed, or ended below the base model (counted at their last step)."""
     rows = tables["ends"]
     panels = make_panels(rows if len(rows) and rows["failed"].max() > 0 else rows[:0], ("model", "setting"))
     for axes, part in panels:
@@ -436,6 +436,25 @@ def draw_stability(tables, styles):
     return finish(panels, "learning rate", "updates a generation", draw_stability.__doc__)
 
 
+def draw_collapses(tables, styles):
+    """Effective sample size of the importance ratios, a mean over the updates until a run collapsed (filled) or ended
+    (hollow), against that update. All runs, at every learning rate that was tried."""
+    runs = tables["runs"].drop_duplicates("run")
+    runs = runs.dropna(subset=["effective_sample_size", "steps"])
+    panels = make_panels(runs if runs["collapsed_at"].notna().any() else runs[:0], ("model", "setting"))
+    for axes, part in panels:
+        for label, points in part.groupby("method"):
+            collapsed = points["collapsed_at"].notna()
+            style = {"linestyle": "", "marker": styles[label]["marker"], "color": styles[label]["color"]}
+            for chosen, face in ((collapsed, style["color"]), (~collapsed, "none")):
+                shown = points[chosen]
+                ends = shown["collapsed_at"].fillna(shown["steps"]).astype(float)
+                axes.plot(ends, shown["effective_sample_size"], markerfacecolor=face, **style)
+            axes.plot([], [], label=label, **style)
+        axes.set_ylim(top=1.02)
+    return finish(panels, "update", "effective sample size", draw_collapses.__doc__)
+
+
 def count_failed(runs):
     """{(model, method, updates a generation, learning rate): (failed, started)} of the runs' table."""
     once = runs[runs["setting_key"].str.len() > 0].drop_duplicates("run")
@@ -455,4 +474,5 @@ DRAWN = (
     draw_staleness,
     draw_groups,
     draw_stability,
+    draw_collapses,
 )

@@ -38,6 +38,7 @@ LOGGED = {
     "step_time",
     "trust_region/ratio_min",
     "trust_region/ratio_max",
+    "trust_region/effective_sample_size",
 }
 
 
@@ -53,7 +54,7 @@ class Run:
     record: RunRecord | None = None  # None for a model that was not trained here
     stage: str = "finished"  # waiting: never started; running; failed: it ended without weights; finished
     state: str = ""  # the same in more words
-    failure: str = ""  # why it counts as failed: crashed, lost its finite loss, ended below the base model
+    failure: str = ""  # why it counts as failed: crashed, lost its finite loss, collapsed, below the base model
     tuning: bool = False  # its seed serves to choose the learning rate, and is not judged
     place: int = 0  # in the order in which runs were given
     settings: Settings | None = None
@@ -130,6 +131,8 @@ def find_stage(run, home):
     if lost is not None:
         run.failure = f"loss not finite at step {lost}"
     if outcome.status == "finished":
+        if outcome.collapsed_at is not None and not run.failure:
+            run.failure = f"its reward collapsed at step {outcome.collapsed_at}"
         return
     run.stage = "running" if is_live(home) else "failed"
     run.state = run.stage

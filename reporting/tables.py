@@ -18,6 +18,7 @@ from reporting.methods import accuracy_of, find_setting, label_runs, show_settin
 from reporting.runs import CURVES
 
 RATIOS = ["ratio_min", "ratio_max", "outside_ratio", "active_ratio", "approx_kl"]
+SAMPLE_SIZE = "trust_region/effective_sample_size"
 BINS = 40  # parts of a run that a curve shows
 STARRED = (
     "95 % intervals over seeds and problems; with an asterisk over problems alone, where there are fewer than three "
@@ -68,10 +69,22 @@ def describe_run(run, label, chosen):
     }
     row |= log.mean().to_dict()
     row |= {"ratio_min": log["ratio_min"].min(), "ratio_max": log["ratio_max"].max()}
+    row["collapsed_at"] = run.record.outcome.collapsed_at if run.record else None
+    row["effective_sample_size"] = mean_sample_size(run, row["collapsed_at"])
     row["hours"] = run.record.outcome.wall_seconds / 3600 if run.record else None
     row["device"] = str(run.record.basis.device) if run.record else None
     row["sampler"] = run.record.outcome.sampler if run.record else None
     return row
+
+
+def mean_sample_size(run, last):
+    """Mean effective sample size of the ratios, a share of the tokens, over a run's updates until `last`, None for all.
+
+    None where it was not logged.
+    """
+    rows = [row for row in run.log if last is None or row["step"] <= last]
+    sizes = [row[SAMPLE_SIZE] for row in rows if SAMPLE_SIZE in row]
+    return float(np.mean(sizes)) if sizes else None
 
 
 def make_runs_table(report):
@@ -133,7 +146,7 @@ def make_ends_table(report):
     rows = []
     for m in report.methods:
         started = [run for run in m.runs if run.record is not None]
-        ends = sorted(run.steps for run in started if run.failure)
+        ends = sorted(run.record.outcome.collapsed_at or run.steps for run in started if run.failure)
         last = max((run.steps for run in started), default=0)
         place = {"model": m.model, "setting": show_setting(m.setting), "method": m.label, "runs": len(started)}
         stairs = [(0, 0), *((step, i) for i, step in enumerate(ends, 1)), (last, len(ends))]

@@ -31,6 +31,7 @@ from reporting.comparison import describe_part
 from reporting.methods import RULES
 from reporting.page import page as page_module
 from reporting.statistics import compare, share_interval
+from reporting.tables import make_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -692,6 +693,32 @@ def test_a_rate_is_not_chosen_on_survivors_nor_lost_to_an_unfinished_run(tmp_pat
     assert rows["clip"]["learning_rate"] == 1e-5 and rows["clip"]["seeds"] == 3 and rows["clip"]["edge"] == "lowest"
     assert "passed over for runs without an end: learning rate 0.001" in notes_of(report)
     assert "the lowest that was tried" in notes_of(report) and "2 of 6 runs of clip failed." in report.answer
+
+
+def test_a_run_that_collapsed_has_failed_at_that_step_and_stays_in_the_mean(tmp_path):
+    """Its effective sample size is a mean over the updates until then, and the figure that shows both is drawn."""
+    paths = write_study(tmp_path, {"noclip": 0.4, "pspo": 0.4}, steps=8)
+    record = read_record(paths[0])
+    record.outcome.collapsed_at = 5
+    write_record(paths[0], record)
+    log = paths[0] / "metrics.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    for row in rows:
+        row["trust_region/effective_sample_size"] = 1 / row["step"]
+    producers.write_rows(log, rows)
+    report, methods = report_on(paths)
+    assert methods["noclip"]["seeds"] == 3 and "1 of 3 runs of noclip" in " ".join(report.answer)
+    assert "its reward collapsed at step 5" in notes_of(report)
+    tables = make_tables(report)
+    run = tables["runs"].set_index("run").loc[str(paths[0])]
+    assert run["collapsed_at"] == 5
+    assert run["effective_sample_size"] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5) / 5)
+    ends = tables["ends"]
+    assert ends[(ends["method"] == "noclip") & (ends["failed"] > 0)]["step"].tolist() == [5, 8]
+    styles = figures.make_styles(["noclip", "pspo"])
+    assert figures.draw_collapses(tables, styles) is not None
+    healthy = {"runs": tables["runs"].assign(collapsed_at=None)}
+    assert figures.draw_collapses(healthy, styles) is None
 
 
 def test_a_run_below_its_base_model_or_without_a_finite_loss_has_failed_and_stays_in_the_mean(tmp_path):
