@@ -344,25 +344,48 @@ def draw_means(rows, key, styles, words, **scale):
     return finish(panels, words[0], "accuracy, %", words[1])
 
 
+def at_several_rates(rows):
+    """The rows of runs if some method has several learning rates among them, else none."""
+    rows = rows[rows["learning_rate"] > 0]
+    rates = rows.groupby(["model", "method"])["learning_rate"].nunique()
+    return rows if (rates > 1).any() else rows[:0]
+
+
+def draw_validation(tables, styles):
+    """Validation score against learning rate, of the runs that chose it: those with a tuning seed, or all of a method
+    that has none. Lines: means over seeds; dots: seeds."""
+    runs = tables["runs"].drop_duplicates("run")
+    runs = at_several_rates(runs[runs["tuning"] | ~runs["tuning"].any()].dropna(subset="validation"))
+    panels = make_panels(runs, ("model", "setting"))
+    for axes, part in panels:
+        axes.set_xscale("log")
+        for label, points in part.groupby("method"):
+            axes.plot(points.groupby("learning_rate")["validation"].mean(), markersize=4, label=label, **styles[label])
+            axes.plot(points["learning_rate"], points["validation"], ".", color=styles[label]["color"], alpha=0.4)
+        set_ticks(axes, part["learning_rate"])
+    return finish(panels, "learning rate", "validation score", draw_validation.__doc__)
+
+
 def draw_rates(tables, styles):
     """Accuracy against learning rate, lowest temperature. Lines: means over seeds; dots: seeds. Validation, not this
     figure, chose the rates of the table."""
-    rows = at_lowest(tables["runs"])
-    rows = rows[rows["learning_rate"] > 0]
+    rows = at_several_rates(at_lowest(tables["runs"]))
     return draw_means(rows, "learning_rate", styles, ("learning rate", draw_rates.__doc__))
 
 
 def with_updates(rows):
-    """Rows at their lowest temperature that have a setting, with the updates that a generation is used for."""
-    return at_lowest(rows).assign(updates=lambda rows: rows["setting_key"].str[1]).dropna(subset="updates")
+    """Rows that have a setting, with the updates that a generation is used for."""
+    return rows.assign(updates=rows["setting_key"].str[1]).dropna(subset="updates")
 
 
 def draw_staleness(tables, styles):
-    """Accuracy against staleness, the updates that a generation is used for, each method at the learning rate that
-    validation chose there; lowest temperature."""
-    rows = with_updates(tables["runs"]).assign(setting="")
-    words = "updates a generation", draw_staleness.__doc__
-    return draw_means(rows[rows["chosen"]], "updates", styles, words, base=2)
+    """Accuracy against staleness, the updates that a generation is used for, each method at its chosen learning rate;
+    lowest and highest temperature. Lines: means over seeds; dots: seeds."""
+    rows = with_updates(tables["runs"][tables["runs"]["chosen"]])
+    ends = rows.groupby("data_set")["temperature"]
+    rows = rows[(rows["temperature"] == ends.transform("min")) | (rows["temperature"] == ends.transform("max"))]
+    rows = rows.assign(setting=rows["temperature"].map("temperature {:g}".format))
+    return draw_means(rows, "updates", styles, ("updates a generation", draw_staleness.__doc__), base=2)
 
 
 def draw_heat(axes, values, texts, limits, colours):
@@ -418,8 +441,7 @@ def pivot_groups(part, name):
 def draw_stability(tables, styles):
     """Stability map: mean accuracy in % of a method by learning rate and updates a generation; below it, how many of
     the runs there failed; lowest temperature."""
-    rows = with_updates(tables["runs"])
-    rows = rows[rows["learning_rate"] > 0]
+    rows = at_several_rates(with_updates(at_lowest(tables["runs"])))
     wide = min(rows["learning_rate"].nunique(), rows["updates"].nunique()) > 1
     panels = make_panels(rows if wide else rows[:0], ("model", "data_set", "method"), 4, 2.3)
     updates = sorted(rows["updates"].unique())
@@ -470,6 +492,7 @@ DRAWN = (
     draw_pass,
     draw_curves,
     draw_budget,
+    draw_validation,
     draw_rates,
     draw_staleness,
     draw_groups,

@@ -355,8 +355,13 @@ def test_every_figure_is_drawn_where_there_is_something_to_draw(tmp_path):
             config = {"learning_rate": rate, "steps_per_generation": steps}
             paths += write_study(root, {"noclip": 0.3, "pspo": 0.5}, seeds=2, **config)
     rename(paths, "pspo", "pspo $x$ <b>")
+    record = read_record(paths[2])
+    record.outcome.collapsed_at = 3
+    write_record(paths[2], record)
+    producers.write_rows(paths[2] / "metrics.jsonl", [{"step": 3, "trust_region/effective_sample_size": 0.5}])
     out = write_output(paths, tmp_path / "out")
-    names = {"differences", "temperature", "pass", "curves", "budget", "rates", "staleness", "groups", "stability"}
+    names = {"differences", "temperature", "pass", "curves", "budget", "validation", "rates", "staleness", "groups"}
+    names |= {"stability", "collapses"}
     assert {p.stem for p in out.glob("*.svg")} == {p.stem for p in out.glob("*.png")} == names
     texts = {p.stem: "".join(ElementTree.parse(p).getroot().itertext()) for p in out.glob("*.svg")}
     assert all("pspo $x$ <b>" in text for text in texts.values())
