@@ -358,17 +358,14 @@ def run_grid(grid, cells, jobs=1):
     needs = find_needs([cell for cell in cells if states[cell.index][0] in (*TO_DO, HELD)])
     check_data(needs)
     check_rows(needs)
-    failed = {}  # by index
-    saved = False
-    while wanted := [cell for cell in find_wanted(cells, queue) if cell.index not in failed]:
-        for cell, code in run_cells(wanted, queue, jobs):
-            saved |= code == EXIT_SAVED
-            if code:
-                failed[cell.index] = cell
-        if saved:
+    codes = {}  # of each cell's index, tried once
+    while wanted := [cell for cell in find_wanted(cells, queue) if cell.index not in codes]:
+        codes.update((cell.index, code) for cell, code in run_cells(wanted, queue, jobs))
+        if EXIT_SAVED in codes.values():
             return EXIT_SAVED
     report(grid, cells)
-    for cell in failed.values():
+    failed = [cell for cell in cells if codes.get(cell.index)]
+    for cell in failed:
         print(f"{describe_cell(cell)}: failed: {last_line(cell.log)}", file=sys.stderr)
     return 1 if failed else 0
 

@@ -474,23 +474,21 @@ def test_a_grid_without_the_word_runs_every_rate():
     assert {state for state, _ in find_states(cells).values()} == {"waiting"}
 
 
-@pytest.mark.slow
-def test_cells_side_by_side_are_the_cells_one_after_another():
-    """Two methods, trained and evaluated in forks two at a time, give the rows that a process of its own gives."""
-    validated = {**TINY, "eval_strategy": "steps", "eval_steps": 4}
-    evaluation = {"limit": 5, "temperatures": [0, 1], "max_new_tokens": 8}
-    write_grid(**{**CHOOSING, "tuning_seeds": [10], "train": validated}, evaluate=evaluation)
-    done = grid_command("grid.yaml", "--run", "--jobs", "2")
-    assert done.returncode == 0, done.stderr
-    cells = read_grid("grid.yaml")
-    assert Counter(state for state, _ in find_states(cells).values()) == {"evaluated": 6, "left out": 2}
-    assert re.search(r"^2 of 2, .* cell \d+, runs/demo/\S+/seed0: evaluated$", done.stdout, re.M)
-    cell = next(c for c in cells if not c.tuning and cell_state(c)[0] == "evaluated")
-    assert "finished: " in cell.log.read_text() and not list(cell.run_dir.parent.glob("seed10/evaluations"))
-    rows = (cell.run_dir / "evaluations/demo.jsonl").read_bytes()
-    shutil.rmtree(cell.run_dir)
-    assert grid_command("grid.yaml", "--cell", str(cell.index), env={"OMP_NUM_THREADS": "1"}).returncode == 0
-    assert (cell.run_dir / "evaluations/demo.jsonl").read_bytes() == rows
+def test_a_run_goes_from_the_tuning_seeds_to_the_judged_ones_by_itself(monkeypatch):
+    cells = read_grid(write_grid(**CHOOSING))
+    scores = {("clip", 1e-5): 0.3, ("clip", 1e-4): 0.6, ("noclip", 1e-5): 0.7, ("noclip", 1e-4): 0.6}
+    begun = []
+
+    def pretend(cell):
+        begun.append((cell.method, cell.rate, cell.seed))
+        make_run(cell, "finished", outcome=run_record(validation=scores[cell.method, cell.rate]).outcome)
+        return 0, []
+
+    monkeypatch.setattr(maths_grid, "find_needs", lambda cells: [])
+    monkeypatch.setattr(maths_grid, "run_cell", pretend)
+    assert maths_grid.run_grid(Path("grid.yaml"), cells) == 0
+    assert sorted(begun[:8]) == [(m, r, s) for m in ("clip", "noclip") for r in (1e-5, 1e-4) for s in (10, 11)]
+    assert begun[8:10] == [("clip", 1e-4, 0), ("noclip", 1e-5, 0)]
 
 
 def test_a_signal_reaches_all_cells_side_by_side_and_75_comes_back():
@@ -531,8 +529,9 @@ def test_run_does_what_is_missing_goes_on_after_a_failure_and_names_it():
         evaluate={"limit": 5, "temperatures": [0], "max_new_tokens": 8},
     )
     diverged, kept = read_grid("grid.yaml")
-    done = grid_command("grid.yaml", "--run")
+    done = grid_command("grid.yaml", "--run", "--jobs", "2")
     assert done.returncode == 1, done.stderr
+    assert len(re.findall(r"^[12] of 2, .*: cell [01], runs/demo/.*: (?:stopped|evaluated)$", done.stdout, re.M)) == 2
     state, why = cell_state(diverged)
     assert state == "stopped" and "stopped. The last good" in why
     assert cell_state(kept) == ("evaluated", "")
@@ -543,6 +542,11 @@ def test_run_does_what_is_missing_goes_on_after_a_failure_and_names_it():
     again = grid_command("grid.yaml", "--cell", "1")
     assert again.returncode == 0 and "already" in again.stdout
     assert (kept.run_dir / "model.safetensors").stat().st_mtime_ns == before
+
+    rows = (kept.run_dir / "evaluations/demo.jsonl").read_bytes()
+    shutil.rmtree(kept.run_dir)
+    alone = grid_command("grid.yaml", "--cell", "1", env={"OMP_NUM_THREADS": "1"})  # processes of their own, not forks
+    assert alone.returncode == 0 and (kept.run_dir / "evaluations/demo.jsonl").read_bytes() == rows
 
 
 SLEEPER = """
