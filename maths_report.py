@@ -18,7 +18,7 @@ Failures. Every run that was started counts. One that crashed, lost its finite l
 model has failed; failures are counted and tested by themselves. What scores in place of a run without a result is
 --failed.
 Intervals. Over seeds and problems, from three seeds on; else over problems alone, which speaks of these runs and not of
-the method, and is marked with an asterisk. Two methods with the same seeds, from five on, are compared seed by seed.
+the method, and is marked with an asterisk. Two methods with the same seeds, from three on, are compared seed by seed.
 Tests. --primary DATASET@T, by default the first data set at its lowest temperature, carries the words "better" and
 "worse", p by Holm over its methods. All other tests are exploratory, p by Holm over all of them. With --margin 2 a
 method can be shown to lie within 2 points of its baseline.

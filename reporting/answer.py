@@ -10,7 +10,7 @@ from collections import defaultdict
 
 from reporting.comparison import percent, show_key, show_p
 from reporting.methods import RULES, accuracy_of, show_rate
-from reporting.statistics import MIN_PAIRS, MIN_SEEDS, compare, share_interval
+from reporting.statistics import MIN_SEEDS, compare, share_interval
 
 
 def list_words(words):
@@ -151,7 +151,7 @@ def explain_rules(rows, question, rule):
     ]
     paired = [row for row in rows if row.get("seeds_paired")]
     lines.append(
-        f"two methods with the same seeds, from {MIN_PAIRS} on, are compared seed by seed ({len(paired)} of the "
+        f"two methods with the same seeds, from {MIN_SEEDS} on, are compared seed by seed ({len(paired)} of the "
         "comparisons); others by Welch's test; problems are always paired"
     )
     lines.append(f"a run that failed without a score of its own scores {RULES[rule]} (--failed)")

@@ -24,7 +24,6 @@ from reporting.methods import (
 )
 from reporting.statistics import (
     LEVEL,
-    MIN_PAIRS,
     MIN_SEEDS,
     compare,
     failure_interval,
@@ -164,9 +163,9 @@ def pool_figures(figures):
 
 
 def same_seeds(runs, others):
-    """Whether two methods share their seeds, from MIN_PAIRS on: the rule that is declared, whatever they correlate."""
+    """Whether two methods share their seeds, from MIN_SEEDS on: the rule that is declared, whatever they correlate."""
     seeds = [run.seed for run in runs]
-    return len(seeds) >= MIN_PAIRS and None not in seeds and set(seeds) == {run.seed for run in others}
+    return len(seeds) >= MIN_SEEDS and None not in seeds and set(seeds) == {run.seed for run in others}
 
 
 def compare_rows(rows, controls, question):

@@ -17,7 +17,6 @@ from evaluation.intervals import Z, share_intervals, smooth_share, wilson_interv
 LEVEL = 0.05
 MIN_SEEDS = 3  # below, the spread between seeds cannot be told from these seeds' luck
 SPARE_OF_METHODS = 1.0  # pseudo-problems beside a method's own: its seeds show a spread too
-MIN_PAIRS = 5  # seeds that two methods share, from which on they are paired
 
 
 # ---- over seeds and problems: what one needs to speak of a method

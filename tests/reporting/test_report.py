@@ -700,6 +700,12 @@ def test_a_rate_is_not_chosen_on_survivors_nor_lost_to_an_unfinished_run(tmp_pat
     assert "the lowest that was tried" in notes_of(report) and "2 of 6 runs of clip failed." in report.answer
 
 
+@pytest.mark.parametrize(("seeds", "paired"), [(2, False), (3, True)])
+def test_seeds_are_paired_from_three_on(tmp_path, seeds, paired):
+    _, rows = report_on(write_study(tmp_path, {"noclip": 0.4, "pspo": 0.5}, seeds=seeds))
+    assert rows["pspo"]["seeds_paired"] == paired
+
+
 def test_a_run_that_collapsed_has_failed_at_that_step_and_stays_in_the_mean(tmp_path):
     """Its effective sample size is a mean over the updates until then, and the figure that shows both is drawn."""
     paths = write_study(tmp_path, {"noclip": 0.4, "pspo": 0.4}, steps=8)
@@ -744,7 +750,7 @@ def test_the_score_that_chooses_is_that_of_the_weights_that_were_kept(tmp_path):
     assert read_runs([path])[0].score == 0.1
 
 
-def test_the_same_seeds_are_paired_from_five_on_and_that_is_said(tmp_path):
+def test_the_same_seeds_are_paired_and_that_is_said(tmp_path):
     rates = [0.2, 0.35, 0.5, 0.65, 0.8]
     paths = [write_run_and_result(tmp_path / f"n{s}", "noclip", s, rates[s]) for s in range(5)]
     paths += [write_run_and_result(tmp_path / f"c{s}", "clip", s, rates[s] + 0.05) for s in range(5)]

@@ -222,7 +222,7 @@ def test_intervals_over_seeds_and_problems_hold_the_truth_in_95_of_100_studies(s
     assert 0.92 <= coverage.cover_accuracy(rng, 200, study) <= 0.99
 
 
-@pytest.mark.parametrize("seeds", [5, 10])
+@pytest.mark.parametrize("seeds", [3, 5, 10])
 @pytest.mark.parametrize("correlation", [0.0, 0.6, 0.9, -0.3])
 def test_intervals_of_paired_seeds_hold_the_truth_whatever_they_correlate(seeds, correlation):
     study = coverage.Study(seeds, 0.4, correlation)
