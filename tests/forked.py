@@ -1,8 +1,10 @@
 """Processes that are forked from one which has everything imported already: a run costs seconds in them."""
 
 import gc
+import importlib
 import multiprocessing
 import os
+import sys
 
 from slurm.side_by_side import become
 
@@ -21,3 +23,15 @@ def run_command(command, argv, log, environment):
     gc.freeze()  # what is imported is not looked through again
     os.environ.update(environment)
     become([f"{command}.py", *argv], log)
+
+
+def run_apart(command, argv, folder, environment, streams):
+    """Run a command's main in a folder, with `environment` and no other, its output and errors in two files."""
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, path in enumerate(streams, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.argv = [f"{command}.py", *map(str, argv)]
+    module = importlib.import_module(command)
+    sys.exit(module.run_script(module.main))

@@ -8,6 +8,7 @@ from common.models import load_model
 MODULES = (
     "maths_evaluations",
     "maths_finetuning",
+    "maths_grid",
     "maths_report",
     "matplotlib.backends.backend_agg",
     "matplotlib.figure",

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from forked import fork, run_apart
 
 from common.record import read_record
 
@@ -93,9 +94,13 @@ def write_grid(folder, name="grid", **parts):
     return path
 
 
-def maths_grid(slurm, path, *args, before=(), **env):
-    command = [*before, sys.executable, ROOT / "maths_grid.py", path, *args]
-    return subprocess.run(command, cwd=path.parent, env={**slurm, **env}, capture_output=True, text=True)
+def maths_grid(slurm, path, *args, **env):
+    """Run maths_grid.py where a grid lies, in a process that has TRL imported already."""
+    with tempfile.TemporaryDirectory() as folder:
+        streams = [Path(folder, name) for name in ("out", "err")]
+        process = fork(run_apart, "maths_grid", [path, *args], path.parent, {**slurm, **env}, streams)
+        process.join(LONGEST)
+        return subprocess.CompletedProcess([path, *args], process.exitcode, *(file.read_text() for file in streams))
 
 
 def submit(slurm, path, *flags, **env):
@@ -245,7 +250,7 @@ def disturbed(slurm, tmp_path_factory):
     higher = ["--partition=swarm_a100", "--gres=gpu:a100swarm:4", "--nodes=1", "--output=/dev/null"]
     call(slurm, "sbatch", *higher, "--wrap=true")
     thaw(pids["taken"], signal.SIGTERM)
-    calm = maths_grid(slurm, grids["calm"], "--run")
+    calm = maths_grid(slurm, grids["calm"], "--run", "--jobs", "2")
     call(slurm, "scontrol", "update", f"jobid={jobs['wall']}_0", "endtime=now+100")  # in place of 60 hours
     thaw(pids["wall"], signal.SIGUSR1)
     outputs = folder / "logs"
@@ -364,7 +369,10 @@ def test_refused_with_a_trl_that_is_not_patched(slurm, tmp_path):
     shutil.copytree(installed, site / "trl", ignore=shutil.ignore_patterns("__pycache__"))
     reverse = [sys.executable, ROOT / "apply_patches.py", "--reverse", "--target", site]
     subprocess.run(reverse, check=True, capture_output=True)
-    check_refused(slurm, write_grid(tmp_path), [], {"PYTHONPATH": str(tmp_path / "site")}, "TRL is not patched")
+    command = [sys.executable, ROOT / "maths_grid.py", write_grid(tmp_path), "--submit"]
+    env = {**slurm, "PYTHONPATH": str(site)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "") and "TRL is not patched" in done.stderr
 
 
 @needs_slurm
