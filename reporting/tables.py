@@ -110,6 +110,8 @@ def make_curves_table(report):
     """
     tables = {}
     for m in report.methods:
+        if not m.runs:  # only its tuning seeds have begun
+            continue
         logs = [read_curves(run) for run in m.runs]
         log = pd.concat(logs, keys=range(len(logs)), names=["run"]).reset_index("run")
         last = max(log["step"].max(), BINS)

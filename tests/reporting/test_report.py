@@ -838,6 +838,14 @@ def test_tuning_seeds_choose_the_rate_and_are_not_judged(tmp_path):
         report_on(paths, tuning_seeds=[0, 10])
 
 
+def test_a_method_whose_tuning_seeds_alone_have_begun_is_no_obstacle(tmp_path):
+    paths = write_study(tmp_path / "judged", {"clip": 0.4, "noclip": 0.5})
+    write_run(tmp_path / "tuning", "pspo", 10)
+    report, rows = report_on([*paths, tmp_path / "tuning"], tuning_seeds=[10])
+    assert rows.keys() == {"clip", "noclip"}
+    assert set(make_tables(report)["curves"]["method"]) == {"clip", "noclip"}
+
+
 def test_a_grids_tuning_seeds_are_cells_that_choose(tmp_path):
     grid = write_grid(tmp_path / "g.yaml", ["clip"], [0, 1], "tuning_seeds: [10]\n")
     assert [(cell.seed, cell.tuning) for cell in read_grid(grid)] == [(0, False), (1, False), (10, True)]
