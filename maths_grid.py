@@ -60,16 +60,40 @@ from common.files import (
 from common.models import find_model
 from common.runs import EXIT_SAVED
 from common.values import kinds_of_parser, read_values, to_text, to_words
-from reporting.chosen import find_states
+from reporting.chosen import find_states, find_wanted
 from slurm import queue as slurm_queue
 from slurm.cells import HELD, LEFT_OUT, LOGS, STATES, TO_DO, Cell, cell_state, describe_cell, run_cell
 from slurm.commands import last_line
-from slurm.grid_file import GRID_KEYS, NAMING, add_tuning_seeds, check_name, check_names, combine, safe
+from slurm.grid_file import (
+    GRID_KEYS,
+    NAMING,
+    add_tuning_seeds,
+    check_name,
+    check_names,
+    check_rivals,
+    combine,
+    is_asked,
+    is_shown,
+    safe,
+)
 from slurm.preflight import Needs, check_cluster, check_data, check_machine, check_rows
 from slurm.side_by_side import run_side_by_side
 from training.data import key_of_rows
 from training.options import RANGES, read_field_kinds
 from training.schedule import checkpoints_kept, keeps_every_checkpoint
+
+MODULES = (  # what the commands import inside their functions, where a run of any kind needs it
+    "matplotlib.backends.backend_agg",
+    "reporting.figures",
+    "training.callbacks",
+    "training.completions",
+    "training.memory",
+    "training.rollout",
+    "training.trainer",
+    "transformers.models.qwen2.tokenization_qwen2",
+    "trl.trainer.sft_trainer",
+)
+
 
 # ---- the grid file
 
@@ -88,6 +112,7 @@ def read_grid(path):
     cells = [cell._replace(tuning=cell.seed in grid["tuning_seeds"]) for cell in cells]
     if not cells:
         raise BadInput(f"{path} has no cells: give it axes, with model, method and seed")
+    check_rivals(cells, path)
     count, where = Counter(cell.run_dir for cell in cells).most_common(1)[0][::-1]
     if count > 1:
         raise BadInput(f"{path}: {count} cells share the directory {where}: give them names, or values that differ")
@@ -132,10 +157,14 @@ def read_parts(grid, path):
 def read_tuned_at(grid, path):
     """{axis: value} at which the tuning seeds run; raises BadInput for what is no value of an axis."""
     tuned_at = read_axes(grid.get("tuned_at", {}), training_kinds(), f"{path}, tuned_at")
+    if tuned_at and not grid["only_chosen_rates"]:
+        raise BadInput(f"{path}, tuned_at: it goes with only_chosen_rates")
     for key, value in tuned_at.items():
-        values = grid["axes"].get(key)
-        if key in NAMING or value not in (values if isinstance(values, list) else [values]):
-            raise BadInput(f"{path}, tuned_at: {key} {to_text(value)} is no value of an axis of that name")
+        if key in (*NAMING, "learning_rate") or key not in grid["axes"]:
+            raise BadInput(f"{path}, tuned_at: {key} is no axis at one value of which one could tune")
+        for values in [grid["axes"], *grid["cells"].values()]:
+            if key in values and isinstance(values[key], list) and value not in values[key]:
+                raise BadInput(f"{path}, tuned_at: {key} {to_text(value)} is not among {values[key]}")
     return tuned_at
 
 
@@ -171,18 +200,6 @@ def own_flags():
 def drop_unsaid(flags):
     """Flags without those of our own that are null, which says what leaving them out says."""
     return {key: value for key, value in flags.items() if value is not None or key not in own_flags()}
-
-
-def is_asked(own, values, grid):
-    """Whether a combination of values is a cell: with a tuning seed, only where tuned_at is. own: see make_cell."""
-    if values.get("seed") not in grid["tuning_seeds"]:
-        return True
-    return all(values[key] == value for key, value in grid["tuned_at"].items() if is_shown(key, own))
-
-
-def is_shown(key, own):
-    """Whether a value stands in its cell's directory: it is one of several. own: see make_cell."""
-    return key not in own or isinstance(own[key], list)
 
 
 def make_cell(index, name, own, values, root, grid):
@@ -359,41 +376,38 @@ def run_grid(grid, cells, jobs=1):
     check_data(needs)
     check_rows(needs)
     codes = {}  # of each cell's index, tried once
-    while wanted := [cell for cell in find_wanted(cells, queue) if cell.index not in codes]:
-        codes.update((cell.index, code) for cell, code in run_cells(wanted, queue, jobs))
-        if EXIT_SAVED in codes.values():
+    while wanted := [cell for cell in find_wanted(cells, queue, codes) if cell.index not in codes]:
+        stopped = False
+        for cell, code, signals in run_cells(wanted, queue, jobs):
+            codes[cell.index] = code
+            stopped = bool(signals)
+        if stopped:
             return EXIT_SAVED
     report(grid, cells)
-    failed = [cell for cell in cells if codes.get(cell.index)]
-    for cell in failed:
-        print(f"{describe_cell(cell)}: failed: {last_line(cell.log)}", file=sys.stderr)
-    return 1 if failed else 0
-
-
-def find_wanted(cells, queue):
-    """The cells that have something to do and wait for nothing."""
-    states = find_states(cells, queue)
-    return [cell for cell in cells if states[cell.index][0] in TO_DO]
+    for cell in cells:
+        if codes.get(cell.index):
+            print(f"{describe_cell(cell)}: failed: {last_line(cell.log)}", file=sys.stderr)
+    return 1 if any(codes.values()) else 0
 
 
 def run_cells(cells, queue, jobs):
-    """Run cells and say how far they are; yields (cell, exit code, EXIT_SAVED if a signal asked for an end)."""
+    """Run cells and say how far they are; yields (cell, exit code, signals we were sent so far)."""
     if jobs == 1:
         for cell in cells:
             print(f"{describe_cell(cell)}: {cell_state(cell, queue)[0]}, starting", flush=True)
             code, received = run_cell(cell)
-            yield cell, EXIT_SAVED if received else code
+            yield cell, code, received
             if received:
                 return
         return
     begun = time.monotonic()
     print(f"{len(cells)} cells, {jobs} at a time; what they print is in {LOGS}", flush=True)
-    for done, (cell, code) in enumerate(run_side_by_side(cells, jobs), 1):
+    for done, (cell, code, signals) in enumerate(run_side_by_side(cells, jobs, MODULES), 1):
         minutes = (time.monotonic() - begun) / 60
         left = minutes / done * (len(cells) - done)
         where = f"{done} of {len(cells)}, {minutes:.0f} min, about {left:.0f} to go"
         print(f"{where}: {describe_cell(cell)}: {cell_state(cell)[0]}", flush=True)
-        yield cell, code
+        yield cell, code, signals
 
 
 def report(grid, cells, table=True):
@@ -476,7 +490,7 @@ def make_arguments():
     parser.add_argument("grid", help="grid file (YAML)")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--list", action="store_true", help="show the cells and where each stands")
-    what.add_argument("--run", action="store_true", help="train and evaluate here, one cell after another, then report")
+    what.add_argument("--run", action="store_true", help="train and evaluate here, then report")
     what.add_argument("--submit", action="store_true", help="check, then queue array and report with SLURM")
     what.add_argument("--preflight", action="store_true", help="the checks of --submit, and nothing else")
     what.add_argument("--cell", type=int, metavar="N", help="train and evaluate one cell: what an array task runs")
@@ -508,9 +522,7 @@ def main():
         cells = cells[args.cell : args.cell + 1]
     if args.dry_run:
         for cell in cells:
-            print(shlex.join(cell.train))
-            if not cell.only_chooses:
-                print(shlex.join(cell.evaluate))
+            print(*map(shlex.join, cell.commands), sep="\n")
         return 0
     return run_grid(args.grid, cells, args.jobs) if args.run else run_task(cells[0])
 

@@ -57,7 +57,7 @@ from reporting.runs import (
     read_run,
 )
 from reporting.statistics import MIN_SEEDS
-from slurm.cells import LEFT_OUT
+from slurm.cells import HELD, LEFT_OUT, cell_state
 
 
 @dataclass
@@ -163,7 +163,7 @@ def read_grid_runs(grid, datasets):
     bases = {}
     for cell in cells:
         state, detail = states[cell.index]
-        if state == LEFT_OUT:
+        if state == LEFT_OUT and cell_state(cell)[0] == "waiting":
             continue
         found[cell.model, cell.name].append(read_cell(cell, state, detail, datasets))
         base = cell.run_dir.parent.parent / "base"
@@ -187,6 +187,9 @@ def read_cell(cell, state, detail, datasets):
         run.stage = {"stopped": "failed", "running": "running"}.get(state, "waiting")
     run.name = re.sub(r"-\w+=.*", "", cell.name)  # the flags of further axes are in the configuration
     run.tuning = cell.tuning
+    if state in (HELD, LEFT_OUT):  # also one that has begun: it is not judged, or not yet
+        run.stage = "waiting"
+        run.failure = ""
     if run.stage == "failed" and state in ("running", "queued"):  # on another machine, or to be continued
         run.stage = "running"
         run.failure = ""

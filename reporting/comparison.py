@@ -270,6 +270,7 @@ def scaled_controls(methods, runs, question):
 def is_control(run, method, rate):
     """Whether a run is of noclip, in a method's setting, at about this learning rate."""
     same = run.method == "noclip" and run.model == method.model and find_setting(run) == method.setting
+    same = same and not run.tuning
     return same and run.stage != "waiting" and math.isclose(run.config.get("learning_rate") or 0, rate, rel_tol=1e-6)
 
 
@@ -279,8 +280,8 @@ def is_control(run, method, rate):
 def count_failures(methods, question):
     """A row for each method: how many of its runs failed, at all rates tried, and whether its baseline's did as often.
 
-    The test is over the learning rates that both were tried at; p is corrected for all tests of
-    failures.
+    The test is over the learning rates that both were tried at, and over tuning seeds alone where both have some: the
+    others were not tried at each rate alike. p is corrected for all tests of failures.
     """
     tried = {id(m.tried): m for m in methods if m.first.record is not None}  # without a choice a method is several
     pairs = pair_methods(list(tried.values()), question.baseline)
@@ -313,6 +314,9 @@ def describe_failures(m, baseline):
     shared = {rate.value for rate in m.tried} & {rate.value for rate in baseline.tried}
     ours = [run for rate in m.tried if rate.value in shared for run in rate.runs]
     theirs = [run for rate in baseline.tried if rate.value in shared for run in rate.runs]
+    if all(any(run.tuning for run in runs) for runs in (ours, theirs)):
+        ours = [run for run in ours if run.tuning]
+        theirs = [run for run in theirs if run.tuning]
     row |= {"baseline": baseline.label, "theirs_failed": count_failed(theirs), "theirs_started": len(theirs)}
     if shared:
         row["p"] = failure_p(count_failed(ours), len(ours), count_failed(theirs), len(theirs))

@@ -354,8 +354,9 @@ def at_several_rates(rows):
 def draw_validation(tables, styles):
     """Validation score against learning rate, of the runs that chose it: those with a tuning seed, or all of a method
     that has none. Lines: means over seeds; dots: seeds."""
-    runs = tables["runs"].drop_duplicates("run")
-    runs = at_several_rates(runs[runs["tuning"] | ~runs["tuning"].any()].dropna(subset="validation"))
+    runs = tables["runs"].drop_duplicates("run").dropna(subset="validation")
+    tuned = runs.groupby(["model", "setting", "method"])["tuning"].transform("any")
+    runs = at_several_rates(runs[runs["tuning"] | ~tuned])
     panels = make_panels(runs, ("model", "setting"))
     for axes, part in panels:
         axes.set_xscale("log")

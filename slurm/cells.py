@@ -46,6 +46,11 @@ class Cell(NamedTuple):
         """Whether it is there for its validation alone, so that it is not evaluated."""
         return self.tuning and bool(self.rivals)
 
+    @property
+    def commands(self):
+        """What runs it: the command of its training and, unless it only chooses, that of its evaluation."""
+        return [self.train] if self.only_chooses else [self.train, self.evaluate]
+
 
 def describe_cell(cell):
     """A cell in a message: its number in the grid and its place."""
@@ -68,15 +73,17 @@ def cell_state(cell, queue=None):
     if state == "running" or is_live(cell.run_dir) or is_live(cell.run_dir / "evaluations"):
         return "running", "evaluation" if finished else describe_progress(cell.run_dir, record)
     if finished:
-        return ("evaluated", show_collapse(record)) if is_evaluated(cell) else ("trained", last_line(cell.log))
+        return ("evaluated", show_end(cell, record)) if is_evaluated(cell) else ("trained", last_line(cell.log))
     if record or cell.log.exists():
         return "stopped", last_line(cell.log) or describe_progress(cell.run_dir, record).partition(",")[0]
     return "waiting", ""
 
 
-def show_collapse(record):
-    """'collapsed at step n', or nothing."""
-    return "" if record.outcome.collapsed_at is None else f"collapsed at step {record.outcome.collapsed_at}"
+def show_end(cell, record):
+    """What else is to be said of a cell that is done: 'collapsed at step n', or nothing."""
+    collapsed = record.outcome.collapsed_at
+    said = ["by validation alone"] if cell.only_chooses else []
+    return ", ".join(said + ([] if collapsed is None else [f"collapsed at step {collapsed}"]))
 
 
 def is_evaluated(cell):

@@ -12,30 +12,47 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
 from common.runs import EXIT_SAVED
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # with which a batch system asks a job to end
 
 
+@dataclass
+class Children:
+    """Processes that are sent what we are sent: the signals in `passed_on`, also those that came before they began."""
+
+    passed_on: tuple
+    received: list = field(default_factory=list)
+    pids: set = field(default_factory=set)
+
+    def add(self, pid):
+        """Send signals on to a process from now on."""
+        self.pids.add(pid)
+        for number in self.received:
+            self.send(pid, number)
+
+    def send(self, pid, number):
+        """Send a signal on to a process, which may have ended."""
+        if number in self.passed_on:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def on_signal(self, number, frame):
+        """Take note of a signal, and send it on."""
+        self.received.append(number)
+        for pid in tuple(self.pids):
+            self.send(pid, number)
+
+
 @contextmanager
-def pass_signals_on(children, numbers):
-    """Gives the list of those SIGNALS that we are sent meanwhile; those in `numbers` go on to `children`.
-
-    children: process ids, which may come and go.
-    """
-    received = []
-
-    def on_signal(number, frame):
-        received.append(number)
-        for child in list(children):
-            if number in numbers:
-                with suppress(ProcessLookupError):
-                    os.kill(child, number)
-
-    before = {number: signal.signal(number, on_signal) for number in SIGNALS}
+def pass_signals_on(passed_on):
+    """Gives the Children to which SIGNALS in `passed_on` that we are sent meanwhile go on."""
+    children = Children(passed_on)
+    before = {number: signal.signal(number, children.on_signal) for number in SIGNALS}
     try:
-        yield received
+        yield children
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -46,16 +63,15 @@ def run_command(command, log, passed_on=SIGNALS):
 
     Signals in `passed_on` are sent on to it. A command that one of them ended counts as EXIT_SAVED.
     """
-    children = []
     log.parent.mkdir(parents=True, exist_ok=True)
-    with pass_signals_on(children, passed_on) as received, open(log, "ab") as file:
+    with pass_signals_on(passed_on) as children, open(log, "ab") as file:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        children.append(process.pid)
+        children.add(process.pid)
         while chunk := process.stdout.read1(65536):
             for stream in (file, sys.stdout.buffer):
                 stream.write(chunk)
                 stream.flush()
-        return close_log(file, process.wait(), received)
+        return close_log(file, process.wait(), children.received)
 
 
 def close_log(file, code, received):

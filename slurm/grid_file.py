@@ -9,6 +9,7 @@ grid file is.
 
 import itertools
 import re
+from collections import defaultdict
 
 from common.files import BadInput, suggest
 
@@ -42,6 +43,22 @@ def add_tuning_seeds(grid, path):
         grid["axes"]["seed"] = [*seeds, *(seed for seed in tuning if seed not in seeds)]
 
 
+def check_rivals(cells, path):
+    """Raise BadInput where cells are to run at a chosen learning rate alone, and nothing can be chosen."""
+    rates = defaultdict(set)
+    tuned = set()
+    for cell in cells:
+        if cell.rivals:
+            rates[cell.rivals].add(cell.rate)
+        if cell.only_chooses:
+            tuned.add(cell.rivals)
+    if rates and all(len(found) == 1 for found in rates.values()):
+        raise BadInput(f"{path}: only_chosen_rates: no method has several learning rates to choose from")
+    for rivals, found in rates.items():
+        if len(found) > 1 and rivals not in tuned:
+            raise BadInput(f"{path}: only_chosen_rates: {rivals} has no tuning seed")
+
+
 def check_names(part, kinds, place):
     """Raise BadInput for a key of a part that no flag has."""
     for key in part:
@@ -60,6 +77,18 @@ def combine(axes):
     """Every combination of the axes' values, the first axis slowest; a value that is no list is an axis of one."""
     values = [value if isinstance(value, list) else [value] for value in axes.values()]
     return [dict(zip(axes, chosen, strict=True)) for chosen in itertools.product(*values)] if axes else []
+
+
+def is_asked(own, values, grid):
+    """Whether a combination of values is a cell: with a tuning seed, only where tuned_at has it. own: see is_shown."""
+    if values.get("seed") not in grid["tuning_seeds"]:
+        return True
+    return all(values[key] == value for key, value in grid["tuned_at"].items() if is_shown(key, own))
+
+
+def is_shown(key, own):
+    """Whether a value stands in its cell's directory: it is one of several. own: what a named cell sets."""
+    return key not in own or isinstance(own[key], list)
 
 
 def safe(part):

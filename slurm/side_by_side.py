@@ -5,7 +5,7 @@ and TRL takes as long as a short run of the embedded model; here it is done once
 is a process of its own, since CUDA does not outlive a fork.
 
     from slurm.side_by_side import run_side_by_side
-    for cell, code in run_side_by_side(cells, jobs=2): ...
+    for cell, code, signals in run_side_by_side(cells, 2, ()): ...
 """
 
 import gc
@@ -20,56 +20,57 @@ from pathlib import Path
 from slurm.cells import run_cell
 from slurm.commands import SIGNALS, close_log, pass_signals_on, run_command
 
-# What the commands import inside their functions, where a run of any kind needs it.
-MODULES = (
-    "matplotlib.backends.backend_agg",
-    "matplotlib.figure",
-    "reporting.figures",
-    "training.callbacks",
-    "training.completions",
-    "training.memory",
-    "training.rollout",
-    "training.trainer",
-    "transformers.models.qwen2.tokenization_qwen2",
-    "trl.trainer.grpo_trainer",
-    "trl.trainer.sft_trainer",
-)
 fork = multiprocessing.get_context("fork").Process
 
 
-def run_side_by_side(cells, jobs):
-    """Run cells, `jobs` at a time with the cores shared among them; yields (cell, exit code) as they end.
+def run_side_by_side(cells, jobs, modules):
+    """Run cells, `jobs` at a time with the cores shared among them; yields (cell, exit code, signals) as they end.
 
-    Their output is in their logs. SIGTERM and SIGUSR1 are passed on, and no cell begins after one.
+    Their output is in their logs. modules: names of what their commands import, imported here once. signals: what we
+    were sent so far; SIGTERM and SIGUSR1 are passed on, and no cell begins after one.
     """
     import torch
 
     run = run_command if torch.cuda.is_available() else run_forked
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // jobs))
     if run is run_forked:
-        for name in MODULES:
+        for name in modules:
             importlib.import_module(name)
         gc.freeze()  # what is imported is not looked through again
     waiting = list(reversed(cells))
     running = {}
-    children = {}
-    with pass_signals_on(children, SIGNALS) as received:
-        while running or (waiting and not received):
-            while waiting and len(running) < jobs and not received:
-                process = fork(target=run_quietly, args=(waiting[-1], run, threads))
-                process.start()
+    with pass_signals_on(SIGNALS) as children:
+        while running or (waiting and not children.received):
+            while waiting and len(running) < jobs and not children.received:
+                process = begin(run_quietly, waiting[-1], run, threads)
                 running[process.sentinel] = process, waiting.pop()
-                children[process.pid] = process
+                children.add(process.pid)
             for sentinel in wait(running):
                 process, cell = running.pop(sentinel)
                 process.join()
-                del children[process.pid]
-                yield cell, process.exitcode
+                children.pids.remove(process.pid)
+                yield cell, process.exitcode, children.received
+
+
+def begin(target, *args):
+    """A started fork that runs target(*args), which is to call take_signals; none is lost until it does."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    process = fork(target=target, args=args)
+    process.start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    return process
+
+
+def take_signals():
+    """Let a fork end by the signals that it is sent, unless it has its own use for them."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def run_quietly(cell, run, threads):
     """Run a cell in a fork whose own output is nobody's: what its commands print is in their log."""
-    forget_signals()
+    take_signals()
     os.environ["OMP_NUM_THREADS"] = threads
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
@@ -85,21 +86,19 @@ def run_forked(command, log, passed_on=SIGNALS):
 
     command: of a script of ours, [interpreter, path, words...].
     """
-    children = []
     log.parent.mkdir(parents=True, exist_ok=True)
-    with pass_signals_on(children, passed_on) as received, open(log, "ab") as file:
-        process = fork(target=become, args=(command[1:], log))
-        process.start()
-        children.append(process.pid)
+    with pass_signals_on(passed_on) as children, open(log, "ab") as file:
+        process = begin(become, command[1:], log)
+        children.add(process.pid)
         process.join()
-        return close_log(file, process.exitcode, received)
+        return close_log(file, process.exitcode, children.received)
 
 
 def become(words, log):
     """Be the script words[0] with the arguments that follow it, in a fork, with its output at the end of a log."""
     import torch
 
-    forget_signals()
+    take_signals()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # the library has read it before the fork
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 1)
@@ -107,9 +106,3 @@ def become(words, log):
     sys.argv = [str(word) for word in words]
     module = importlib.import_module(Path(words[0]).stem)
     sys.exit(module.run_script(module.main))
-
-
-def forget_signals():
-    """Let a fork end by the signals that its parent passes on, unless it has its own use for them."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_DFL)

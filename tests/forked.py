@@ -22,6 +22,7 @@ def run_command(command, argv, log, environment):
     """Run a command's main with its output in a file and `environment` added to the one there is; end the process."""
     gc.freeze()  # what is imported is not looked through again
     os.environ.update(environment)
+    open(log, "w").close()
     become([f"{command}.py", *argv], log)
 
 

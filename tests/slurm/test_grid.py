@@ -425,7 +425,10 @@ def test_judged_seeds_wait_for_the_tuning_seeds_and_then_run_at_the_chosen_rate_
     assert found["clip", 1e-5] == ("left out", "learning rate 0.0001 was chosen")
     assert found["clip", 1e-4] == ("waiting", "")
     assert found["noclip", 1e-5] == found["noclip", 1e-4] == ("held", "for its learning rate: 2 tuning runs to go")
-    assert states[next(c.index for c in cells if c.tuning and c.method == "clip")][0] == "evaluated"
+    assert states[next(c.index for c in cells if c.tuning and c.method == "clip")] == (
+        "evaluated",
+        "by validation alone",
+    )
     assert [(c.method, c.rate, c.seed) for c in maths_grid.find_wanted(cells, {})] == [
         ("clip", 1e-4, 0),
         ("noclip", 1e-4, 10),
@@ -440,8 +443,13 @@ def test_a_rate_at_which_a_tuning_run_lost_its_loss_is_not_chosen_and_one_that_w
     judged = {c.rate: c.index for c in cells if c.method == "clip" and not c.tuning}
     make_run(lost, outcome=Outcome("running"), learning_rate=1e-4)
     assert find_states(cells)[judged[1e-5]] == ("held", "for its learning rate: 1 tuning run to go")
+    assert [find_states(cells, tried=[lost.index])[judged[rate]][0] for rate in (1e-5, 1e-4)] == ["waiting", "left out"]
+    shutil.rmtree(lost.run_dir)
+    assert [find_states(cells, tried=[lost.index])[judged[rate]][0] for rate in (1e-5, 1e-4)] == ["waiting", "left out"]
     make_run(lost, outcome=Outcome("running", failure="loss nan at step 3"), learning_rate=1e-4)
     assert [find_states(cells)[judged[rate]][0] for rate in (1e-5, 1e-4)] == ["waiting", "left out"]
+    (lost.run_dir / "run.json").write_text("{")
+    assert find_states(cells)[judged[1e-5]] == ("held", "for its learning rate: 1 tuning run to go")
 
 
 def test_tuning_seeds_run_where_the_grid_says_and_choose_for_every_value_of_that_axis():
@@ -454,9 +462,17 @@ def test_tuning_seeds_run_where_the_grid_says_and_choose_for_every_value_of_that
     write_tuning(cells, {("clip", 1e-5): 0.3, ("clip", 1e-4): 0.6, ("noclip", 1e-5): 0.7, ("noclip", 1e-4): 0.6})
     wanted = [(c.method, c.rate, flags_of(c)["num_iterations"]) for c in maths_grid.find_wanted(cells, {})]
     assert wanted == [("clip", 1e-4, "1"), ("clip", 1e-4, "2"), ("noclip", 1e-5, "1")]
-    for wrong in ({"num_iterations": 3}, {"beta": 0.0}, {"seed": 0}, {"nothing": 1}):
+    for wrong in ({"num_iterations": 3}, {"epsilon_high": None}, {"learning_rate": 1e-5}, {"seed": 0}, {"nothing": 1}):
         with pytest.raises(BadInput, match="tuned_at"):
             read_grid(write_grid(**{**parts, "tuned_at": wrong}))
+    for wrong in (
+        {"only_chosen_rates": False},
+        {"axes": {**axes, "learning_rate": ["1e-5"]}},
+        {"cells": {**own, "alone": {"method": "clip", "seed": [3]}}},
+        {"cells": {**own, "other": {"method": "clip", "num_iterations": [1, 4]}}},
+    ):
+        with pytest.raises(BadInput, match="tuned_at|only_chosen_rates"):
+            read_grid(write_grid(**{**parts, **wrong}))
 
 
 def test_what_is_left_out_is_counted_and_not_listed(capsys):
@@ -472,6 +488,37 @@ def test_a_grid_without_the_word_runs_every_rate():
     cells = read_grid(write_grid(**{**CHOOSING, "only_chosen_rates": False}))
     write_tuning(cells, {})
     assert {state for state, _ in find_states(cells).values()} == {"waiting"}
+
+
+def test_a_tuning_run_that_fails_is_tried_once_and_holds_nobody_up(monkeypatch):
+    cells = read_grid(write_grid(**CHOOSING))
+    begun = []
+
+    def pretend(cell):
+        begun.append((cell.method, cell.rate, cell.seed))
+        if (cell.method, cell.rate, cell.seed) == ("clip", 1e-4, 10):
+            return 1, []  # and no record
+        make_run(cell, "finished", outcome=run_record(validation=cell.rate).outcome)
+        return 0, []
+
+    monkeypatch.setattr(maths_grid, "find_needs", lambda cells: [])
+    monkeypatch.setattr(maths_grid, "run_cell", pretend)
+    assert maths_grid.run_grid(Path("grid.yaml"), cells) == 1
+    assert begun[8:] == [("clip", 1e-5, 0), ("noclip", 1e-4, 0)]
+
+
+def test_a_signal_that_the_last_cell_did_not_need_ends_the_run_too(monkeypatch):
+    cells = read_grid(write_grid(**CHOOSING))
+    begun = []
+
+    def pretend(cell):
+        begun.append(cell.index)
+        make_run(cell, "finished", outcome=run_record(validation=cell.rate).outcome)
+        return 0, [signal.SIGTERM] if len(begun) == 8 else []
+
+    monkeypatch.setattr(maths_grid, "find_needs", lambda cells: [])
+    monkeypatch.setattr(maths_grid, "run_cell", pretend)
+    assert maths_grid.run_grid(Path("grid.yaml"), cells) == 75 and len(begun) == 8
 
 
 def test_a_run_goes_from_the_tuning_seeds_to_the_judged_ones_by_itself(monkeypatch):

@@ -100,6 +100,9 @@ def maths_grid(slurm, path, *args, **env):
         streams = [Path(folder, name) for name in ("out", "err")]
         process = fork(run_apart, "maths_grid", [path, *args], path.parent, {**slurm, **env}, streams)
         process.join(LONGEST)
+        if process.is_alive():
+            process.kill()
+            pytest.fail(f"maths_grid.py {args} did not end in {LONGEST} s: {streams[1].read_text()[-2000:]}")
         return subprocess.CompletedProcess([path, *args], process.exitcode, *(file.read_text() for file in streams))
 
 
