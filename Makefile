@@ -1,6 +1,6 @@
 # make demo: the main job on the embedded default. make test: the tests. Both make their own environment first.
 # make test-all: the tests that take longer too; kills at many moments, a browser, gigabyte downloads.
-# make study: when does a trust region matter? 335 short runs, over an hour on two cores; QUICK=1: 39, seven minutes.
+# make study: how stale may completions be? 335 short runs, under two hours on two cores; QUICK=1: 39.
 # make bench: every figure of a CPU, about half an hour on two quiet cores; again: goes on with what is missing.
 # make nightly: the grader's property tests on 100,000 examples each, about 20 minutes on two cores.
 PYTHON ?= $(shell command -v python3.11 || echo python3)

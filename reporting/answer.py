@@ -69,7 +69,10 @@ def answer_shown(row, where, several):
 
 def answer_not_shown(rows, where, several, others):
     """One sentence on rows of methods whose difference was not shown. others: there are some whose was."""
-    if len(rows) > 1:
+    methods = len({(row["model"], row["method"]) for row in rows})
+    if len(rows) > methods:  # at several updates a generation
+        start = f"In {len(rows)} {'other ' if others else ''}comparisons of {methods} methods none was shown"
+    elif len(rows) > 1:
         start = f"Of {len(rows)} {'other ' if others else ''}methods none was shown"
     elif others:
         start = "The one other method was not shown"

@@ -706,6 +706,16 @@ def test_seeds_are_paired_from_three_on(tmp_path, seeds, paired):
     assert rows["pspo"]["seeds_paired"] == paired
 
 
+def test_methods_compared_at_several_updates_a_generation_are_counted_once(tmp_path):
+    paths = []
+    for steps in (2, 4):
+        rates = {"noclip": 0.4, "clip": 0.4, "pspo": 0.4}
+        paths += write_study(tmp_path / str(steps), rates, steps_per_generation=steps)
+    assert (
+        report_on(paths)[0].answer[0].startswith("In 4 comparisons of 2 methods none was shown to differ from noclip")
+    )
+
+
 def test_a_run_that_collapsed_has_failed_at_that_step_and_stays_in_the_mean(tmp_path):
     """Its effective sample size is a mean over the updates until then, and the figure that shows both is drawn."""
     paths = write_study(tmp_path, {"noclip": 0.4, "pspo": 0.4}, steps=8)
