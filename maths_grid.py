@@ -60,9 +60,9 @@ from common.files import (
 from common.models import find_model
 from common.runs import EXIT_SAVED
 from common.values import kinds_of_parser, read_values, to_text, to_words
-from reporting.chosen import find_states, find_wanted
+from reporting.chosen import find_states
 from slurm import queue as slurm_queue
-from slurm.cells import HELD, LEFT_OUT, LOGS, STATES, TO_DO, Cell, cell_state, describe_cell, run_cell
+from slurm.cells import HELD, LEFT_OUT, LOGS, STATES, TO_DO, Cell, cell_state, describe_cell, pick, run_cell
 from slurm.commands import last_line
 from slurm.grid_file import (
     GRID_KEYS,
@@ -109,7 +109,6 @@ def read_grid(path):
     rows = [(name, own, values) for name, own in groups for values in combine({**axes, **own})]
     rows = [row for row in rows if is_asked(*row[1:], grid)]
     cells = [make_cell(index, *row, root, grid) for index, row in enumerate(rows)]
-    cells = [cell._replace(tuning=cell.seed in grid["tuning_seeds"]) for cell in cells]
     if not cells:
         raise BadInput(f"{path} has no cells: give it axes, with model, method and seed")
     check_rivals(cells, path)
@@ -220,7 +219,7 @@ def make_cell(index, name, own, values, root, grid):
     evaluation = {"model_path": str(run_dir), **grid["evaluate"]}
     evaluate = [sys.executable, str(ROOT / "maths_evaluations.py"), *to_words(evaluation)]
     log = LOGS / run_dir.with_name(run_dir.name + ".log").relative_to(run_dir.anchor)
-    cell = Cell(index, name, method, model, seed, run_dir, train, evaluate, log)
+    cell = Cell(index, name, method, model, seed, run_dir, train, evaluate, log, seed in grid["tuning_seeds"])
     if grid["only_chosen_rates"]:
         same = [part for key, part in parts.items() if key != "learning_rate" and key not in grid["tuned_at"]]
         cell = cell._replace(rate=values.get("learning_rate"), rivals="-".join([model, first, *same]))
@@ -372,17 +371,18 @@ def run_grid(grid, cells, jobs=1):
     """
     queue = read_queue()
     states = find_states(cells, queue)
-    needs = find_needs([cell for cell in cells if states[cell.index][0] in (*TO_DO, HELD)])
+    needs = find_needs(pick(cells, states, (*TO_DO, HELD)))
     check_data(needs)
     check_rows(needs)
     codes = {}  # of each cell's index, tried once
-    while wanted := [cell for cell in find_wanted(cells, queue, codes) if cell.index not in codes]:
+    while wanted := [cell for cell in pick(cells, states, TO_DO) if cell.index not in codes]:
         stopped = False
         for cell, code, signals in run_cells(wanted, queue, jobs):
             codes[cell.index] = code
             stopped = bool(signals)
         if stopped:
             return EXIT_SAVED
+        states = find_states(cells, queue, tried=codes)
     report(grid, cells)
     for cell in cells:
         if codes.get(cell.index):
@@ -460,8 +460,9 @@ def submit(cells, args):
     """
     site, env = slurm_queue.read_site(vars(args))
     queue = read_queue(must=True)
-    wanted = find_wanted(cells, queue)
-    rest = Counter(state for state, _ in find_states(cells, queue).values() if state not in TO_DO)
+    states = find_states(cells, queue)
+    wanted = pick(cells, states, TO_DO)
+    rest = Counter(state for state, _ in states.values() if state not in TO_DO)
     rest = ", ".join(f"{count} {state}" for state, count in rest.items()) or "none"
     if not wanted:
         print(f"nothing to submit: {rest}")

@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from apply_patches import convert, find_trl, read_patches, require_patched_trl
-from benchmarks.common import divide, make_row, synchronize
+from benchmarks.common import divide, make_row, timed
 
 VOCABULARY = 600
 # tokens, about those of the demo's problems
@@ -115,12 +115,9 @@ def time_rounds(trainers, rounds, device):
     generator = random.Random(0)
     for i in range(rounds + 10):
         for name in generator.sample(list(trainers), len(trainers)):
-            synchronize(device)
-            begun = clock()
-            take_step(trainers[name])
-            synchronize(device)
+            _, taken = timed(lambda name=name: take_step(trainers[name]), device, clock)
             if i >= 10:
-                seconds[name].append(clock() - begun)
+                seconds[name].append(taken)
     return seconds
 
 

@@ -30,12 +30,6 @@ def find_states(cells, queue=None, tried=()):
     return states
 
 
-def find_wanted(cells, queue, tried=()):
-    """The cells that have something to do and wait for nothing. tried: see find_states."""
-    states = find_states(cells, queue, tried)
-    return [cell for cell in cells if states[cell.index][0] in TO_DO]
-
-
 def hold_back(cells, tried=()):
     """{index of a judged seed's cell that is not to run: (HELD or LEFT_OUT, why)}.
 

@@ -39,7 +39,7 @@ class Cell(NamedTuple):
     log: Path
     tuning: bool = False  # its seed serves to choose a learning rate: the report does not judge it
     rate: float | None = None  # its learning rate, where the grid gives one
-    rivals: str = ""  # what cells have in common that differ in learning rate and seed alone
+    rivals: str = ""  # the same in all cells for which one learning rate is chosen; "" where none is
 
     @property
     def only_chooses(self):
@@ -80,7 +80,7 @@ def cell_state(cell, queue=None):
 
 
 def show_end(cell, record):
-    """What else is to be said of a cell that is done: 'collapsed at step n', or nothing."""
+    """What else is to be said of a cell that is done: that it was only validated, and at which step it collapsed."""
     collapsed = record.outcome.collapsed_at
     said = ["by validation alone"] if cell.only_chooses else []
     return ", ".join(said + ([] if collapsed is None else [f"collapsed at step {collapsed}"]))
@@ -94,6 +94,11 @@ def is_evaluated(cell):
         done = read_json(cell.run_dir / EVALUATED, "delete it")
         return done == {"flags": cell.evaluate[4:]} and (cell.run_dir / "evaluations" / SUMMARY_FILE).is_file()
     return False
+
+
+def pick(cells, states, wanted):
+    """The cells whose state is one of those `wanted`. states: {index: (state, detail)}."""
+    return [cell for cell in cells if states[cell.index][0] in wanted]
 
 
 # ---- running it

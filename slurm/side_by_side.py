@@ -103,6 +103,11 @@ def become(words, log):
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    run_main(words)
+
+
+def run_main(words):
+    """Run the main function of the script words[0] with the arguments that follow it, and end the process."""
     sys.argv = [str(word) for word in words]
     module = importlib.import_module(Path(words[0]).stem)
     sys.exit(module.run_script(module.main))

@@ -1,12 +1,10 @@
 """Processes that are forked from one which has everything imported already: a run costs seconds in them."""
 
 import gc
-import importlib
 import multiprocessing
 import os
-import sys
 
-from slurm.side_by_side import become
+from slurm.side_by_side import become, run_main
 
 
 def fork(target, *args):
@@ -33,6 +31,4 @@ def run_apart(command, argv, folder, environment, streams):
     os.environ.update(environment)
     for number, path in enumerate(streams, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    sys.argv = [f"{command}.py", *map(str, argv)]
-    module = importlib.import_module(command)
-    sys.exit(module.run_script(module.main))
+    run_main([f"{command}.py", *argv])

@@ -3,25 +3,10 @@
 import importlib
 from pathlib import Path
 
+import maths_report  # noqa: F401  the grid and both of its commands with it
 from common.models import load_model
+from maths_grid import MODULES
 
-MODULES = (
-    "maths_evaluations",
-    "maths_finetuning",
-    "maths_grid",
-    "maths_report",
-    "matplotlib.backends.backend_agg",
-    "matplotlib.figure",
-    "reporting.figures",
-    "training.callbacks",
-    "training.completions",
-    "training.memory",
-    "training.rollout",
-    "training.trainer",
-    "transformers.models.qwen2.tokenization_qwen2",
-    "trl.trainer.grpo_trainer",
-    "trl.trainer.sft_trainer",
-)
 for name in MODULES:
     importlib.import_module(name)
 load_model([Path(__file__).parent.parent / "demo" / "model"], "float32")  # compiles hundreds of patterns, once

@@ -864,6 +864,53 @@ def test_a_grids_tuning_seeds_are_cells_that_choose(tmp_path):
             read_grid(write_grid(tmp_path / "g.yaml", ["clip"], [0, 1], f"tuning_seeds: {wrong}\n"))
 
 
+def test_failures_are_tested_over_tuning_seeds_where_the_others_ran_at_one_rate_each(tmp_path):
+    """pspo lost three of five judged runs, at its own rate; of tuning runs neither lost one."""
+    paths = []
+    for method, chosen in (("noclip", 1e-5), ("pspo", 1e-4)):
+        for rate in (1e-5, 1e-4):
+            for seed in (10, 11):
+                path = tmp_path / f"{method}{rate}/seed{seed}"
+                write_run(path, method, seed, learning_rate=rate, validation=float(rate == chosen))
+                paths.append(path)
+        for seed in range(5):
+            path = tmp_path / f"{method}{chosen}/seed{seed}"
+            write_run_and_result(path, method, seed, 0.5, learning_rate=chosen)
+            if method == "pspo" and seed < 3:
+                with open(path / "metrics.jsonl", "a") as file:
+                    file.write('{"step": 3, "loss": NaN}\n')
+            paths.append(path)
+    report, _ = report_on(paths, tuning_seeds=[10, 11])
+    [row] = [row for row in report.failures if row["method"] == "pspo"]
+    assert (row["started"], row["failed"], row["theirs_started"]) == (9, 3, 4) and row["p"] == 1
+
+
+def test_a_tuning_run_is_no_control(tmp_path):
+    paths = write_study(tmp_path / "p", {"pspo": 0.5}, smoothing_alpha=0.5, learning_rate=1e-4)
+    paths += write_study(tmp_path / "n", {"noclip": 0.4}, learning_rate=5e-5)
+    write_run(tmp_path / "tuning", "noclip", 10, learning_rate=5e-5)
+    report, _ = report_on([*paths, tmp_path / "tuning"], tuning_seeds=[10])
+    assert [(row["lost"], len(row["theirs"])) for row in report.controls] == [(0, 3)]
+
+
+def test_a_left_out_run_that_has_begun_is_listed_and_not_judged(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    more = "tuning_seeds: [10]\nonly_chosen_rates: true\n"
+    text = "axes: {model: [demo], method: [noclip, clip], learning_rate: [1.0e-5, 1.0e-4], seed: [0, 1, 2]}\n"
+    Path("g.yaml").write_text(text + more)
+    for cell in read_grid("g.yaml"):
+        if cell.tuning:
+            write_run(cell.run_dir, cell.method, 10, learning_rate=cell.rate, validation=cell.rate)
+        elif cell.rate == 1e-4:
+            write_run_and_result(cell.run_dir, cell.method, cell.seed, 0.5, learning_rate=cell.rate)
+    begun = next(cell for cell in read_grid("g.yaml") if cell.rate == 1e-5 and not cell.tuning)
+    write_run(begun.run_dir, begun.method, begun.seed, "running", learning_rate=begun.rate)
+    report, rows = report_on([Path("g.yaml")])
+    assert {row["learning_rate"] for row in rows.values()} == {1e-4}
+    assert sum(row["failed"] for row in report.failures) == 0
+    assert f"{begun.run_dir}: left out: learning rate 0.0001 was chosen" in notes_of(report)
+
+
 def test_what_choosing_a_rate_on_the_judged_runs_gains_is_the_excess_over_choosing_on_the_others(tmp_path):
     """Seed 0 alone prefers the second rate and is better there: the other seeds would not have chosen it for it."""
     paths = []

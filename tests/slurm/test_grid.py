@@ -26,7 +26,7 @@ from common.record import Outcome, read_record, write_record
 from maths_grid import cell_state, find_needs, read_grid
 from reporting.chosen import find_states
 from slurm import commands, preflight, queue
-from slurm.cells import EVALUATED
+from slurm.cells import EVALUATED, TO_DO, pick
 
 ROOT = Path(__file__).resolve().parents[2]
 AXES = {"model": ["demo"], "method": ["noclip", "pspo"], "seed": [0, 1]}
@@ -417,6 +417,10 @@ def write_tuning(cells, scores):
             make_run(cell, "finished", outcome=run_record(validation=score).outcome, learning_rate=cell.rate)
 
 
+def wanted_of(cells):
+    return pick(cells, find_states(cells), TO_DO)
+
+
 def test_judged_seeds_wait_for_the_tuning_seeds_and_then_run_at_the_chosen_rate_alone():
     cells = read_grid(write_grid(**CHOOSING))
     write_tuning(cells, {("clip", 1e-5): 0.3, ("clip", 1e-4): 0.6, ("noclip", 1e-5): 0.7})
@@ -429,7 +433,7 @@ def test_judged_seeds_wait_for_the_tuning_seeds_and_then_run_at_the_chosen_rate_
         "evaluated",
         "by validation alone",
     )
-    assert [(c.method, c.rate, c.seed) for c in maths_grid.find_wanted(cells, {})] == [
+    assert [(c.method, c.rate, c.seed) for c in wanted_of(cells)] == [
         ("clip", 1e-4, 0),
         ("noclip", 1e-4, 10),
         ("noclip", 1e-4, 11),
@@ -460,7 +464,7 @@ def test_tuning_seeds_run_where_the_grid_says_and_choose_for_every_value_of_that
     assert [c.index for c in cells] == list(range(len(cells)))
     assert {(c.method, flags_of(c)["num_iterations"]) for c in cells if c.tuning} == {("clip", "2"), ("noclip", "1")}
     write_tuning(cells, {("clip", 1e-5): 0.3, ("clip", 1e-4): 0.6, ("noclip", 1e-5): 0.7, ("noclip", 1e-4): 0.6})
-    wanted = [(c.method, c.rate, flags_of(c)["num_iterations"]) for c in maths_grid.find_wanted(cells, {})]
+    wanted = [(c.method, c.rate, flags_of(c)["num_iterations"]) for c in wanted_of(cells)]
     assert wanted == [("clip", 1e-4, "1"), ("clip", 1e-4, "2"), ("noclip", 1e-5, "1")]
     for wrong in ({"num_iterations": 3}, {"epsilon_high": None}, {"learning_rate": 1e-5}, {"seed": 0}, {"nothing": 1}):
         with pytest.raises(BadInput, match="tuned_at"):
@@ -501,6 +505,7 @@ def test_a_tuning_run_that_fails_is_tried_once_and_holds_nobody_up(monkeypatch):
         make_run(cell, "finished", outcome=run_record(validation=cell.rate).outcome)
         return 0, []
 
+    monkeypatch.setattr(maths_grid, "report", lambda *_: None)
     monkeypatch.setattr(maths_grid, "find_needs", lambda cells: [])
     monkeypatch.setattr(maths_grid, "run_cell", pretend)
     assert maths_grid.run_grid(Path("grid.yaml"), cells) == 1
@@ -516,6 +521,7 @@ def test_a_signal_that_the_last_cell_did_not_need_ends_the_run_too(monkeypatch):
         make_run(cell, "finished", outcome=run_record(validation=cell.rate).outcome)
         return 0, [signal.SIGTERM] if len(begun) == 8 else []
 
+    monkeypatch.setattr(maths_grid, "report", lambda *_: None)
     monkeypatch.setattr(maths_grid, "find_needs", lambda cells: [])
     monkeypatch.setattr(maths_grid, "run_cell", pretend)
     assert maths_grid.run_grid(Path("grid.yaml"), cells) == 75 and len(begun) == 8
@@ -531,6 +537,7 @@ def test_a_run_goes_from_the_tuning_seeds_to_the_judged_ones_by_itself(monkeypat
         make_run(cell, "finished", outcome=run_record(validation=scores[cell.method, cell.rate]).outcome)
         return 0, []
 
+    monkeypatch.setattr(maths_grid, "report", lambda *_: None)
     monkeypatch.setattr(maths_grid, "find_needs", lambda cells: [])
     monkeypatch.setattr(maths_grid, "run_cell", pretend)
     assert maths_grid.run_grid(Path("grid.yaml"), cells) == 0
@@ -620,6 +627,15 @@ def test_signals_reach_the_training_and_75_comes_back(name, tmp_path):
     number = int(getattr(signal, name))
     assert process.communicate(timeout=30)[0] == f"saving for {name}\n75 [{number}]\n"
     assert Path("x.log").read_text() == f"ready\nsaving for {name}\n"
+
+
+def test_a_signal_that_came_before_a_child_was_known_is_sent_on_once_it_is():
+    children = commands.Children((signal.SIGTERM,))
+    children.on_signal(signal.SIGUSR1, None)
+    children.on_signal(signal.SIGTERM, None)
+    child = subprocess.Popen(["sleep", "900"])
+    children.add(child.pid)
+    assert child.wait(60) == -signal.SIGTERM and children.received == [signal.SIGUSR1, signal.SIGTERM]
 
 
 def test_a_killed_command_is_named_and_one_ended_by_our_signal_is_to_go_on():
