@@ -2,7 +2,6 @@
 
 from .gold import KINDS, parse_gold
 from .verdict import GRADER_VERSION, Grade, grade, grade_batch, vote
-from .worker import check_grader, grader_stats
+from .worker import check_grader
 
-__all__ = ["GRADER_VERSION", "KINDS", "Grade", "check_grader", "grade", "grade_batch", "grader_stats"]
-__all__ += ["parse_gold", "vote"]
+__all__ = ["GRADER_VERSION", "KINDS", "Grade", "check_grader", "grade", "grade_batch", "parse_gold", "vote"]

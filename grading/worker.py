@@ -11,7 +11,6 @@ import resource
 import select
 import signal
 import sys
-import threading
 from subprocess import DEVNULL, PIPE, Popen
 
 TIME_LIMIT = 5.0  # seconds for one question
@@ -19,32 +18,7 @@ START_LIMIT = 60.0  # seconds for a worker to load math-verify
 MEMORY_LIMIT = 2 * 2**30  # bytes of address space of one worker
 WORKERS = min(4, os.cpu_count() or 1)
 
-_states = {}  # process id -> state: a forked child must not talk to its parent's workers, nor wait for its locks
-
-
-class State:
-    """A process's idle workers, and counts of what happened to its workers."""
-
-    def __init__(self):
-        self.idle = queue.LifoQueue()
-        self.counts = {"asked": 0, "timeouts": 0, "deaths": 0}
-        self.lock = threading.Lock()  # of the counts
-
-
-def _state():
-    """The State of this process."""
-    return _states.setdefault(os.getpid(), State())
-
-
-def grader_stats():
-    """How often this process asked math-verify, and how many workers hung or died over it: a dict of counts."""
-    return dict(_state().counts)
-
-
-def _count(event):
-    state = _state()
-    with state.lock:
-        state.counts[event] += 1
+_idle = {}  # process id -> its idle workers: a forked child must not talk to its parent's, nor wait for its locks
 
 
 def check_grader(kinds):
@@ -91,8 +65,7 @@ def _read_line(worker, seconds):
 
 def ask_math_verify(answer, gold):
     """Whether math-verify holds two LaTeX answers to be equal: True, False, or None when it hung or died over them."""
-    idle = _state().idle
-    _count("asked")
+    idle = _idle.setdefault(os.getpid(), queue.LifoQueue())
     worker = _take_idle_worker(idle)
     is_new = worker is None
     if is_new:
@@ -106,7 +79,6 @@ def ask_math_verify(answer, gold):
         _stop_worker(worker)
         if not isinstance(error, (TimeoutError, EOFError, BrokenPipeError)):
             raise
-        _count("timeouts" if isinstance(error, TimeoutError) else "deaths")
         return None
     idle.put(worker)
     return verdict
