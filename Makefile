@@ -51,10 +51,10 @@ nightly: .venv/patched
 	HYPOTHESIS_PROFILE=nightly $(PY) -m pytest tests/grading -m hypothesis -n $(THREADS) --dist worksteal -vv
 
 .venv/installed: requirements.txt
-	@echo "Making .venv with what requirements.txt pins: 1.9 GB with torch for CPUs, more with CUDA. pip downloads it"
+	@echo "Making .venv with what requirements.txt pins: 1.6 GB with torch for CPUs, more with CUDA. pip downloads it"
 	@echo "without a word, for minutes; whether it goes on, another terminal says: du -sh .venv"
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --requirement requirements.txt
+	$(PY) -m pip install --quiet --no-compile --requirement requirements.txt # what is imported is compiled then: half the time
 	touch $@
 
 .venv/patched: .venv/installed apply_patches.py grpotrainer.patch grpoconfig.patch

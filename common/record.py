@@ -21,6 +21,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cache
 from pathlib import Path
 
 from apply_patches import HERE, PATCH_NAMES, sha256
@@ -83,6 +84,7 @@ ROLES = {
 }
 
 
+@cache
 def role_of(name):
     """The Role of a field of TRL's configurations or of a flag of ours."""
     for role in (Role.RECIPE, Role.LEFT_OUT, Role.AXIS, Role.METHOD, Role.COMPUTED, Role.HOUSEKEEPING):

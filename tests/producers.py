@@ -1,5 +1,6 @@
 """Records and stored rows of runs that never ran, made by the functions that make the real ones."""
 
+import copy
 import dataclasses
 import json
 from functools import cache
@@ -18,18 +19,19 @@ MODEL = ROOT / "demo" / "model"
 
 
 @cache
-def resolved(words):
-    """The Plan of maths_finetuning.py's command line, given as a tuple of words."""
-    return maths_finetuning.resolve(maths_finetuning.parse(list(words)))
+def begun(words):
+    """The RunRecord with which maths_finetuning.py begins a run; its command line is given as a tuple of words."""
+    plan = maths_finetuning.resolve(maths_finetuning.parse(list(words)))
+    return make_record(plan.command, plan.values, 1, MODEL, {"train": "3000 rows, a", "validation": "128 rows, b"})
 
 
 def run_record(method="pspo", seed=0, model="demo", status="finished", steps=4, validation=0.5, **flags):
     """The RunRecord of a command line; the outcome is made up. flags: of maths_finetuning.py."""
-    words = ["--model", model, "--trust_region_method", method, "--seed", str(seed)]
+    words = ["--model", model, "--trust_region_method", method, "--seed", "0"]
     for name, value in flags.items():
         words += [f"--{name}", str(value)]
-    plan = resolved(tuple(words))
-    record = make_record(plan.command, plan.values, 1, MODEL, {"train": "3000 rows, a", "validation": "128 rows, b"})
+    record = copy.deepcopy(begun(tuple(words)))
+    record.seed = record.config["seed"] = seed
     record.outcome.status = status
     record.outcome.finished_steps = steps
     record.outcome.wall_seconds = 36.0

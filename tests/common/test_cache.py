@@ -633,7 +633,7 @@ def test_killed_at_any_step_on_the_disk(hub, save, tmp_path):
         return subprocess.run(arguments, **settings)
 
     reached = set()
-    for touch in range(13, 200, 8):
+    for touch in range(13, 200, 13):
         shutil.rmtree(tmp_path / "cache", ignore_errors=True)
         code = run_until(touch).returncode
         if code == 0:  # the whole run has fewer touches

@@ -545,6 +545,7 @@ def test_a_run_goes_from_the_tuning_seeds_to_the_judged_ones_by_itself(monkeypat
     assert begun[8:10] == [("clip", 1e-4, 0), ("noclip", 1e-5, 0)]
 
 
+@pytest.mark.slow
 def test_a_signal_reaches_all_cells_side_by_side_and_75_comes_back():
     write_grid(**{**CHOOSING, "train": {**TINY, "max_steps": 4000, "save_steps": 2000}})
     command = [sys.executable, ROOT / "maths_grid.py", "grid.yaml", "--run", "--jobs", "2"]

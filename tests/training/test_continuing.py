@@ -3,6 +3,7 @@
 import gc
 import json
 import math
+import os
 import shutil
 import signal
 from dataclasses import dataclass, field
@@ -200,16 +201,9 @@ def property_of(examples):
     )
 
 
-@property_of(5)
+@property_of(30 if os.environ.get("GRPSPO_SLOW_TESTS") else 4)
 @given(case=cases())
 def test_a_continued_run_is_the_same_run(start, tmp_path_factory, case):
-    event(str(check_same_run(start, case, tmp_path_factory.mktemp("case"))))
-
-
-@pytest.mark.slow
-@property_of(30)
-@given(case=cases())
-def test_a_continued_run_is_the_same_run_in_many_settings(start, tmp_path_factory, case):
     event(str(check_same_run(start, case, tmp_path_factory.mktemp("case"))))
 
 

@@ -25,9 +25,9 @@ from common.record import read_record, write_record
 ROOT = Path(__file__).resolve().parents[2]
 # A part of the demo's rows, so that a run reads 300 and not 3000 before its first step.
 ROWS = Path(tempfile.gettempdir()) / f"demo-rows-{os.getpid()}.jsonl"
-# A live trust region in seconds: generations of 64 completions, two mini-batches of two micro-batches each, twice.
+# A live trust region in seconds: generations of 32 completions, two mini-batches of two micro-batches each, twice.
 SMALL = (
-    "--max_steps 16 --per_device_train_batch_size 16 --gradient_accumulation_steps 2 --steps_per_generation 4 "
+    "--max_steps 16 --per_device_train_batch_size 8 --gradient_accumulation_steps 2 --steps_per_generation 4 "
     "--num_iterations 2 --num_generations 4 --warmup_steps 2 --learning_rate 1e-3 --save_steps 4 --eval_strategy no "
     f"--load_best_model_at_end False --max_completion_length 24 --dataset {ROWS}"
 ).split()
@@ -277,7 +277,10 @@ def test_a_log_file_says_that_sft_tokenises_its_rows(is_terminal, monkeypatch, c
 # ---- real short runs
 
 
-@pytest.mark.parametrize("method", ["clip", "noclip", "pspo", "sapo"])
+SLOWER = [pytest.param(method, marks=pytest.mark.slow) for method in ("noclip", "sapo")]
+
+
+@pytest.mark.parametrize("method", ["clip", "pspo", *SLOWER])
 def test_each_method_trains_on_the_demo(run, method):
     path = run(*SMALL, "--max_steps", "8", method=method, picture=True)
     rows = log_rows(path)
@@ -464,7 +467,7 @@ def assert_ends_as_if_undisturbed(folder, undisturbed):
 def test_a_killed_run_ends_as_if_nothing_had_happened(undisturbed, tmp_path):
     """Killed at up to 6 steps of its own, also while it saves; what has come to its end begins anew."""
     _, _, begin = undisturbed
-    kills = 8 if os.environ.get("GRPSPO_SLOW_TESTS") else 2
+    kills = 5 if os.environ.get("GRPSPO_SLOW_TESTS") else 2
     rng = random.Random(2)
     while kills:
         what, most = rng.choice([("on_step_begin", 6), ("on_step_end", 6), ("on_log", 6), ("on_save", 2)])
