@@ -8,6 +8,8 @@ BIN := .venv/bin
 PY := $(BIN)/python
 THREADS ?= $(shell nproc)
 export OMP_NUM_THREADS ?= $(THREADS)
+# pip would compile 14,000 files for a minute, of which 500 are imported; those are compiled then, and kept.
+export PYTHONDONTWRITEBYTECODE :=
 # Each file in one process, in the order of tests/conftest.py.
 BY_FILE := -n $(THREADS) --dist loadfile --no-loadscope-reorder
 STUDY := recipes/study$(if $(QUICK),_quick).yaml
@@ -54,7 +56,7 @@ nightly: .venv/patched
 	@echo "Making .venv with what requirements.txt pins: 1.6 GB with torch for CPUs, more with CUDA. pip downloads it"
 	@echo "without a word, for minutes; whether it goes on, another terminal says: du -sh .venv"
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --no-compile --requirement requirements.txt # what is imported is compiled then: half the time
+	$(PY) -m pip install --quiet --no-compile --requirement requirements.txt
 	touch $@
 
 .venv/patched: .venv/installed apply_patches.py grpotrainer.patch grpoconfig.patch
