@@ -3,6 +3,9 @@
 import gc
 import multiprocessing
 import os
+import subprocess
+import tempfile
+from pathlib import Path
 
 from slurm.side_by_side import become, run_main
 
@@ -22,6 +25,18 @@ def run_command(command, argv, log, environment):
     os.environ.update(environment)
     open(log, "w").close()
     become([f"{command}.py", *argv], log)
+
+
+def run_and_read(command, argv, folder, environment, longest=900):
+    """run_apart in a fork -> CompletedProcess; raises TimeoutError after `longest` seconds."""
+    with tempfile.TemporaryDirectory() as scratch:
+        streams = [Path(scratch, name) for name in ("out", "err")]
+        process = fork(run_apart, command, list(map(str, argv)), folder, environment, streams)
+        process.join(longest)
+        if process.is_alive():
+            process.kill()
+            raise TimeoutError(f"{command} {argv} did not end in {longest} s: {streams[1].read_text()[-2000:]}")
+        return subprocess.CompletedProcess(argv, process.exitcode, *(file.read_text() for file in streams))
 
 
 def run_apart(command, argv, folder, environment, streams):

@@ -245,7 +245,7 @@ def test_wrong_answers_of_one_value_are_one_vote(kind, right, wrong, tmp_path):
     assert figures["accuracy"]["value"] == pytest.approx(2 / 6, abs=1e-6) and figures["maj@6"]["value"] == 0
 
 
-KILLS = 8
+KILLS = 6
 KILLER = """
 import os, random, shutil, signal, sys
 from pathlib import Path

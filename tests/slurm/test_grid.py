@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from forked import fork, run_and_read, run_apart
 from producers import run_record, write_run
 
 import maths_finetuning
@@ -548,14 +549,15 @@ def test_a_run_goes_from_the_tuning_seeds_to_the_judged_ones_by_itself(monkeypat
 @pytest.mark.slow
 def test_a_signal_reaches_all_cells_side_by_side_and_75_comes_back():
     write_grid(**{**CHOOSING, "train": {**TINY, "max_steps": 4000, "save_steps": 2000}})
-    command = [sys.executable, ROOT / "maths_grid.py", "grid.yaml", "--run", "--jobs", "2"]
-    process = subprocess.Popen(command, env=without_slurm(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = ["grid.yaml", "--run", "--jobs", "2"]
+    process = fork(run_apart, "maths_grid", command, Path.cwd(), without_slurm(), ["out", "err"])
     cells = [cell for cell in read_grid("grid.yaml") if cell.tuning][:2]
     while not all(runs.read_log(cell.run_dir / runs.LOG_FILE) for cell in cells):
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(900) == 75
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(900)
+    assert process.exitcode == 75
     states = [cell_state(cell) for cell in read_grid("grid.yaml")]
     assert Counter(state for state, _ in states) == {"stopped": 2, "waiting": 10}
     assert all("SIGTERM: saving" in cell.log.read_text() for cell in cells)
@@ -584,7 +586,7 @@ def test_run_does_what_is_missing_goes_on_after_a_failure_and_names_it():
         evaluate={"limit": 5, "temperatures": [0], "max_new_tokens": 8},
     )
     diverged, kept = read_grid("grid.yaml")
-    done = grid_command("grid.yaml", "--run", "--jobs", "2")
+    done = run_and_read("maths_grid", ["grid.yaml", "--run", "--jobs", "2"], Path.cwd(), without_slurm())
     assert done.returncode == 1, done.stderr
     assert len(re.findall(r"^[12] of 2, .*: cell [01], runs/demo/.*: (?:stopped|evaluated)$", done.stdout, re.M)) == 2
     state, why = cell_state(diverged)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from forked import fork, run_apart
+from forked import run_and_read
 
 from common.record import read_record
 
@@ -96,14 +96,7 @@ def write_grid(folder, name="grid", **parts):
 
 def maths_grid(slurm, path, *args, **env):
     """Run maths_grid.py where a grid lies, in a process that has TRL imported already."""
-    with tempfile.TemporaryDirectory() as folder:
-        streams = [Path(folder, name) for name in ("out", "err")]
-        process = fork(run_apart, "maths_grid", [path, *args], path.parent, {**slurm, **env}, streams)
-        process.join(LONGEST)
-        if process.is_alive():
-            process.kill()
-            pytest.fail(f"maths_grid.py {args} did not end in {LONGEST} s: {streams[1].read_text()[-2000:]}")
-        return subprocess.CompletedProcess([path, *args], process.exitcode, *(file.read_text() for file in streams))
+    return run_and_read("maths_grid", [path, *args], path.parent, {**slurm, **env}, LONGEST)
 
 
 def submit(slurm, path, *flags, **env):

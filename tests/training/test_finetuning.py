@@ -299,7 +299,7 @@ FURTHER = ("cispo", "dppo", "reinforce", "spo", "topr", "drpo", "gmpo", "vespo",
 @pytest.mark.parametrize("method", FURTHER)
 @pytest.mark.slow
 def test_a_further_method_trains_on_the_demo(run, method):
-    flags = [*SMALL, "--max_steps", "8", "--per_device_train_batch_size", "8", "--max_completion_length", "16"]
+    flags = [*SMALL, "--max_steps", "4", "--max_completion_length", "16"]
     flags += ["--epsilon_high", "1.01"] if method == "cispo" else []  # so that it acts in so short a run
     flags += ["--trust_region_delta", "0.01"] if method in ("dppo", "drpo") else []
     if method == "m2po":
@@ -308,7 +308,7 @@ def test_a_further_method_trains_on_the_demo(run, method):
     flags += ["--trust_region_penalty", "100"] if method == "r2vpo" else []
     path = run(*flags, method=method)
     rows = log_rows(path)
-    assert weights(path) != weights(ROOT / "demo" / "model") and [row["step"] for row in rows] == list(range(1, 9))
+    assert weights(path) != weights(ROOT / "demo" / "model") and [row["step"] for row in rows] == [1, 2, 3, 4]
     assert any(row["trust_region/active_ratio"] > 0 for row in rows) == (method not in ("reinforce", "vespo"))
 
 
