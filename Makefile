@@ -33,7 +33,7 @@ demo: .venv/patched
 study: .venv/patched
 	-OMP_NUM_THREADS=1 $(PY) maths_grid.py $(STUDY) --run --jobs $(THREADS)
 	$(PY) maths_evaluations.py --model_path demo --output_dir runs/study/demo/base --temperatures 0 1 --samples_per_prompt 2
-	$(PY) maths_report.py $(STUDY) --primary demo@1 --output $(if $(QUICK),runs/study_quick,study)
+	$(PY) maths_report.py $(STUDY) --output $(if $(QUICK),runs/study_quick,study)
 
 test: .venv/patched
 	OMP_NUM_THREADS=1 $(PY) -m pytest $(BY_FILE) $(PYTEST_ARGS)

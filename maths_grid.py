@@ -13,6 +13,7 @@ For the experiments of Probability Smoothing Policy Optimisation (arXiv 2509.212
     tuned_at: {num_iterations: 2}    # tuning seeds run at this value of an axis alone, and choose for all others
     train: {save_steps: 50}      # flags of maths_finetuning.py for every cell
     evaluate: {samples_per_prompt: 16}   # flags of maths_evaluations.py
+    report: {primary: gsm8k@1}   # what is asked of the runs, declared before they are: flags of maths_report.py
     output_root: runs            # the default
 
 A cell lives in runs/<model>/<method or name>[-<flag>=<value>...]/seed<N>, the flags being those of further axes: the
@@ -61,6 +62,7 @@ from common.models import find_model
 from common.runs import EXIT_SAVED
 from common.values import kinds_of_parser, read_values, to_text, to_words
 from reporting.chosen import find_states
+from reporting.question import add_question
 from slurm import queue as slurm_queue
 from slurm.cells import HELD, LEFT_OUT, LOGS, STATES, TO_DO, Cell, cell_state, describe_cell, pick, run_cell
 from slurm.commands import last_line
@@ -74,6 +76,8 @@ from slurm.grid_file import (
     combine,
     is_asked,
     is_shown,
+    read_axes,
+    read_tuned_at,
     safe,
 )
 from slurm.preflight import Needs, check_cluster, check_data, check_machine, check_rows
@@ -128,7 +132,7 @@ def load_grid(path):
     grid["output_root"] = os.path.abspath(str(grid.get("output_root", "runs")))
     read_parts(grid, path)
     add_tuning_seeds(grid, path)
-    grid["tuned_at"] = read_tuned_at(grid, path)
+    grid["tuned_at"] = read_tuned_at(grid, training_kinds(), RANGES, path)
     return grid
 
 
@@ -139,47 +143,20 @@ def read_parts(grid, path):
     """
     training = training_kinds()
     evaluation = kinds_of_parser(maths_evaluations.make_parser())
-    for part, kinds in {"axes": training, "cells": {}, "train": training, "evaluate": evaluation}.items():
+    question = kinds_of_parser(add_question(make_parser("")))
+    parts = {"axes": training, "cells": {}, "train": training, "evaluate": evaluation, "report": question}
+    for part, kinds in parts.items():
         if not isinstance(grid.setdefault(part, {}), dict):
             raise BadInput(f"{path}, {part}: must be a mapping of names to values")
         if part == "train" and (named := [key for key in NAMING if key in grid[part]]):
             raise BadInput(f"{path}, train: {named[0]} cannot be given: it is an axis")
-        if part in ("train", "evaluate"):
+        if part in ("train", "evaluate", "report"):
             place = f"{path}, {part}"
             check_names(grid[part], kinds, place)
             grid[part] = drop_unsaid(read_values(grid[part], kinds, RANGES if kinds is training else {}, place))
-    grid["axes"] = read_axes(grid["axes"], training, f"{path}, axes")
+    grid["axes"] = read_axes(grid["axes"], training, RANGES, f"{path}, axes")
     for name, values in grid["cells"].items():
-        grid["cells"][name] = read_axes(values, training, f"{path}, cells: {name}")
-
-
-def read_tuned_at(grid, path):
-    """{axis: value} at which the tuning seeds run; raises BadInput for what is no value of an axis."""
-    tuned_at = read_axes(grid.get("tuned_at", {}), training_kinds(), f"{path}, tuned_at")
-    if tuned_at and not grid["only_chosen_rates"]:
-        raise BadInput(f"{path}, tuned_at: it goes with only_chosen_rates")
-    for key, value in tuned_at.items():
-        if key in (*NAMING, "learning_rate") or key not in grid["axes"]:
-            raise BadInput(f"{path}, tuned_at: {key} is no axis at one value of which one could tune")
-        for values in [grid["axes"], *grid["cells"].values()]:
-            if key in values and isinstance(values[key], list) and value not in values[key]:
-                raise BadInput(f"{path}, tuned_at: {key} {to_text(value)} is not among {values[key]}")
-    return tuned_at
-
-
-def read_axes(axes, kinds, place):
-    """{name: typed value, or a list of them} of a mapping of axes; raises BadInput as read_parts does."""
-    if not isinstance(axes, dict):
-        raise BadInput(f"{place}: must be a mapping of names to values")
-    check_names(axes, kinds, place)
-    typed = {}
-    for key, value in axes.items():
-        items = value if isinstance(value, list) else [value]
-        if any(isinstance(item, list) for item in items):
-            raise BadInput(f"{place}: {key} has a list for a value: put it in train")
-        read = [read_values({key: item}, kinds, RANGES, place)[key] for item in items]
-        typed[key] = read if isinstance(value, list) else read[0]
-    return typed
+        grid["cells"][name] = read_axes(values, training, RANGES, f"{path}, cells: {name}")
 
 
 @cache

@@ -7,7 +7,7 @@ maths_grid.py, for Probability Smoothing Policy Optimisation (arXiv 2509.21282).
     python maths_report.py runs/demo/*/seed* --baseline clip                      # methods over their seeds
     python maths_report.py recipes/study.yaml --output report/study --margin 2    # index.html, tables, figures
 
-What is asked is declared before the results are looked at:
+What is asked is declared before the results are looked at, by flags or under `report` in the grid file:
 
 Methods. Runs that differ in nothing but the seed are one method. The baseline is noclip at the same num_iterations and
 updates a generation, unless --baseline names another.
@@ -39,12 +39,13 @@ from pathlib import Path
 from common.completions import show_completions
 from common.files import BadInput, make_parser, run_script
 from common.record import read_record
-from maths_grid import read_grid, read_queue
+from maths_grid import load_grid, read_grid, read_queue
 from reporting.answer import conclude_pair, explain_rules, make_answer, print_methods, print_pair
 from reporting.chosen import find_states
 from reporting.comparison import Question, choose_primary, count_failures, make_results, order_keys
-from reporting.methods import RULES, fill_in, group_methods, has_name, mark_below_base, show_setting
+from reporting.methods import fill_in, group_methods, has_name, mark_below_base, show_setting
 from reporting.page.page import write_page
+from reporting.question import add_question
 from reporting.runs import (
     Run,
     borrow_record,
@@ -140,13 +141,17 @@ def find_gaps(methods, rows, question):
 # ---- reading
 
 
+def is_grid(paths):
+    """Whether a grid file is reported on, and no directories."""
+    return len(paths) == 1 and paths[0].suffix in (".yaml", ".yml")
+
+
 def read_runs(paths, datasets=None, tuning_seeds=()):
     """Run directories, or one grid file, -> Runs; a grid's cells are all there, whatever became of them.
 
     tuning_seeds: seeds that serve to choose a learning rate; a grid may name them too.
     """
-    is_grid = len(paths) == 1 and paths[0].suffix in (".yaml", ".yml")
-    runs = read_grid_runs(paths[0], datasets) if is_grid else read_directories(paths, datasets)
+    runs = read_grid_runs(paths[0], datasets) if is_grid(paths) else read_directories(paths, datasets)
     for place, run in enumerate(runs):
         run.place = place
         run.tuning = run.tuning or run.seed in tuning_seeds
@@ -256,16 +261,10 @@ def write_report(report, output, cache_dir):
 
 
 def parse_args():
-    """The command line; raises BadInput for a margin that is none."""
+    """The command line, over what a grid file declares; raises BadInput for a margin that is none."""
     parser = make_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="run or evaluation directories, or one grid file (.yaml)")
-    parser.add_argument("--baseline", help="method to compare with (default: noclip)")
-    parser.add_argument("--primary", metavar="DATASET@T", help="default: the first data set at its lowest temperature")
-    parser.add_argument("--margin", type=float, metavar="POINTS", help="a difference that would not matter")
-    rules = "; ".join(f"{name}: {text}" for name, text in RULES.items())
-    parser.add_argument(
-        "--failed", choices=RULES, default="no_verdict", help=f"what scores for a run that failed. {rules}"
-    )
+    add_question(parser)
     parser.add_argument("--tuning_seeds", nargs="+", type=int, default=[], metavar="SEED", help="they choose the rate")
     parser.add_argument("--output", type=Path, help="directory for the page, figures and files (default: none)")
     parser.add_argument("--datasets", nargs="+", metavar="NAME", help="default: all that were evaluated")
@@ -273,6 +272,9 @@ def parse_args():
     completions = "only show the last N completions that were written while each run trained (default: 8)"
     parser.add_argument("--completions", nargs="?", type=int, const=8, metavar="N", help=completions)
     args = parser.parse_args()
+    if is_grid(args.runs):
+        parser.set_defaults(**load_grid(args.runs[0])["report"])
+        args = parser.parse_args()
     if args.completions is not None and args.completions < 1:
         raise BadInput(f"--completions {args.completions}: must be at least 1")
     if args.margin is not None and not 0 < args.margin < math.inf:

@@ -12,8 +12,12 @@ import re
 from collections import defaultdict
 
 from common.files import BadInput, suggest
+from common.values import read_values, to_text
 
-GRID_KEYS = ("axes", "cells", "tuning_seeds", "only_chosen_rates", "tuned_at", "train", "evaluate", "output_root")
+GRID_KEYS = (
+    *("axes", "cells", "tuning_seeds", "only_chosen_rates", "tuned_at"),
+    *("train", "evaluate", "report", "output_root"),
+)
 NAMING = ("model", "method", "seed")  # what every cell has, and what its directory is named by
 OURS = {  # flags that no grid can give
     "trust_region_method": "write method",
@@ -71,6 +75,38 @@ def check_name(key, known, place):
         raise BadInput(f"{place}: {key} cannot be given: {OURS[key]}")
     if key not in known:
         raise BadInput(f"{place}: unknown name {key!r}{suggest(str(key), known)}")
+
+
+def read_axes(axes, kinds, ranges, place):
+    """{name: typed value, or a list of them} of a mapping of axes; raises BadInput for what is none.
+
+    kinds, ranges: see read_values.
+    """
+    if not isinstance(axes, dict):
+        raise BadInput(f"{place}: must be a mapping of names to values")
+    check_names(axes, kinds, place)
+    typed = {}
+    for key, value in axes.items():
+        items = value if isinstance(value, list) else [value]
+        if any(isinstance(item, list) for item in items):
+            raise BadInput(f"{place}: {key} has a list for a value: put it in train")
+        read = [read_values({key: item}, kinds, ranges, place)[key] for item in items]
+        typed[key] = read if isinstance(value, list) else read[0]
+    return typed
+
+
+def read_tuned_at(grid, kinds, ranges, path):
+    """{axis: value} at which the tuning seeds run; raises BadInput for what is no value of an axis."""
+    tuned_at = read_axes(grid.get("tuned_at", {}), kinds, ranges, f"{path}, tuned_at")
+    if tuned_at and not grid["only_chosen_rates"]:
+        raise BadInput(f"{path}, tuned_at: it goes with only_chosen_rates")
+    for key, value in tuned_at.items():
+        if key in (*NAMING, "learning_rate") or key not in grid["axes"]:
+            raise BadInput(f"{path}, tuned_at: {key} is no axis at one value of which one could tune")
+        for values in [grid["axes"], *grid["cells"].values()]:
+            if key in values and isinstance(values[key], list) and value not in values[key]:
+                raise BadInput(f"{path}, tuned_at: {key} {to_text(value)} is not among {values[key]}")
+    return tuned_at
 
 
 def combine(axes):

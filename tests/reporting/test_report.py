@@ -18,6 +18,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import maths_finetuning
+import maths_report
 from common.files import BadInput
 from common.models import Device
 from common.record import read_record, write_record
@@ -252,6 +253,23 @@ def write_grid(path, methods, seeds, extra=""):
     axes = f"model: [demo], method: [{', '.join(methods)}], seed: {list(seeds)}"
     path.write_text(f"axes: {{{axes}}}\n{extra}output_root: {path.parent}\n")
     return path
+
+
+def test_a_grid_declares_what_is_asked_of_it_and_a_flag_asks_something_else(tmp_path, monkeypatch):
+    grid = tmp_path / "grid.yaml"
+    write_grid(grid, ["clip"], [0], "report: {primary: demo@1, baseline: clip}\n")
+
+    def asked(*argv):
+        monkeypatch.setattr(sys, "argv", ["maths_report.py", *map(str, argv)])
+        args = maths_report.parse_args()
+        return args.primary, args.baseline, args.failed
+
+    assert asked(grid) == ("demo@1", "clip", "no_verdict")
+    assert asked(grid, "--primary", "demo@0") == ("demo@0", "clip", "no_verdict")
+    assert asked(tmp_path, "--failed", "base") == (None, None, "base")
+    write_grid(grid, ["clip"], [0], "report: {margin: -1}\n")
+    with pytest.raises(BadInput, match="margin -1: must be"):
+        asked(grid)
 
 
 def test_cells_of_a_grid_that_are_not_evaluated_are_shown_as_what_they_are(tmp_path):

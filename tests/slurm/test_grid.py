@@ -285,6 +285,19 @@ def test_flags_that_only_the_scripts_can_judge_are_judged_before_anything_runs()
         check(evaluate={"datasets": ["gsm9k"]})
 
 
+def test_what_the_report_is_asked_stands_in_the_grid_and_is_checked_before_anything_runs():
+    asked = {"primary": "demo@1", "baseline": "clip", "margin": 2, "failed": "base"}
+    assert maths_grid.load_grid(write_grid(report=asked))["report"] == asked
+    for wrong, said in (
+        ({"primry": "demo@1"}, "unknown name 'primry'; did you mean primary"),
+        ({"failed": "never"}, "failed must be one of"),
+        ({"margin": "much"}, "margin must be"),
+        (["primary"], "must be a mapping"),
+    ):
+        with pytest.raises(BadInput, match=rf"^grid.yaml, report: {said}"):
+            read_grid(write_grid(report=wrong))
+
+
 # ---- where a cell stands
 
 
