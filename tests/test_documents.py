@@ -83,14 +83,19 @@ def test_the_shared_values_are_those_that_are_used():
 # ---- the study
 
 
-def test_the_table_of_the_study_holds_the_means_of_its_runs():
+TRAINED = len(maths_finetuning.methods()) - 1  # all but sft
+
+
+@pytest.mark.parametrize(
+    ("runs", "results", "methods"), [("runs.csv", "results.md", 3 * TRAINED + 1), ("control_runs.csv", "control.md", 9)]
+)
+def test_a_table_of_the_study_holds_the_means_of_its_runs(runs, results, methods):
     judged = defaultdict(list)
-    for run in csv.DictReader((ROOT / "study/runs.csv").open()):
+    for run in csv.DictReader((ROOT / "study" / runs).open()):
         if run["chosen"] == "True" and run["method"] != "base":
             judged[run["setting"], run["temperature"], run["method"]].append(float(run["accuracy"]))
-    trained = len(maths_finetuning.methods()) - 1  # all but sft
-    assert len(judged) == 2 * (3 * trained + 1)
-    lines = (ROOT / "study/results.md").read_text().replace("\\_", "_").splitlines()
+    assert len(judged) == 2 * methods
+    lines = (ROOT / "study" / results).read_text().replace("\\_", "_").splitlines()
     for (setting, temperature, method), accuracies in judged.items():
         assert len(accuracies) == 5
         [row] = [line for line in lines if f"| {setting} | demo | {float(temperature):g} | {method} |" in line]
@@ -104,7 +109,7 @@ def test_every_interval_about_the_study_is_in_its_table(path):
         text = re.search(r"^- `make study` asks.*?(?=^- )", text, re.M | re.S).group()
     text = " ".join(text.replace("−", "-").split())
     intervals = re.findall(r"([+-]?[\d.]+)(?: points)?(?: %)? (\([+-]?[\d.]+ to [+-]?[\d.]+)", text)
-    table = (ROOT / "study/results.md").read_text()
+    table = "".join((ROOT / "study" / name).read_text() for name in ("results.md", "control.md"))
     assert intervals and all(f"{value} {ends}" in table for value, ends in intervals)
     differences = re.findall(r"(?<!\w)[+-]\d+\.\d", text)
     assert all(value in table for value in differences)
