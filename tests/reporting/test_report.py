@@ -546,6 +546,7 @@ def test_blind_mode_hides_names_and_verdicts_and_ratings_are_exported_with_them(
     } == {"0"}
 
 
+@pytest.mark.slow
 def test_the_blind_order_follows_from_the_seed_and_the_problem(page):
     def order(seed, problem):
         page.fill("#blind-seed", str(seed))

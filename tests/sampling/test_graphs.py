@@ -142,6 +142,7 @@ def test_a_nucleus_wider_than_the_guess_changes_nothing(guesses, monkeypatch):
     assert {guess for guess in guesses if guess < VOCABULARY} <= set(stuck)
 
 
+@pytest.mark.slow
 def test_a_decoder_that_was_used_before_gives_what_a_fresh_one_does():
     """More rows, fewer, longer completions, another temperature, other weights in the same model, another model."""
     model, decoder = make_model(), Decoder(SMALL_SIZES)

@@ -363,7 +363,7 @@ def test_several_threads_give_the_same_bits_at_every_start(begin, tmp_path):
     found = set()
     for count in range(3):
         run = tmp_path / str(count)
-        argv = [*DEMO, *SMALL, "--max_steps", "8", "--output_dir", run]
+        argv = [*DEMO, *SMALL, "--max_steps", "4", "--output_dir", run]
         process = begin("maths_finetuning", argv, tmp_path / "log", {"OMP_NUM_THREADS": "2"})
         process.join()
         assert process.exitcode == 0, (tmp_path / "log").read_text()
@@ -479,7 +479,8 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(undisturbed, tmp_path):
     assert_ends_as_if_undisturbed(tmp_path, undisturbed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signalled_run_ends_as_if_nothing_had_happened(undisturbed, tmp_path, number):
     _, _, begin = undisturbed
     assert begin(tmp_path, Stop("on_step_end", 5, SIGNAL, number)) == 75
