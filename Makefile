@@ -54,7 +54,7 @@ nightly: .venv/patched
 
 .venv/installed: requirements.txt
 	@echo "Making .venv with what requirements.txt pins: 1.6 GB with torch for CPUs, more with CUDA. pip downloads it"
-	@echo "without a word, for minutes; whether it goes on, another terminal says: du -sh .venv"
+	@echo "without a word, for a minute or more; whether it goes on, another terminal says: du -sh .venv"
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --no-compile --requirement requirements.txt
 	touch $@

@@ -62,7 +62,7 @@ from common.models import find_model
 from common.runs import EXIT_SAVED
 from common.values import kinds_of_parser, read_values, to_text, to_words
 from reporting.chosen import find_states
-from reporting.question import add_question
+from reporting.question import QUESTION_RANGES, add_question
 from slurm import queue as slurm_queue
 from slurm.cells import HELD, LEFT_OUT, LOGS, STATES, TO_DO, Cell, cell_state, describe_cell, pick, run_cell
 from slurm.commands import last_line
@@ -144,16 +144,17 @@ def read_parts(grid, path):
     training = training_kinds()
     evaluation = kinds_of_parser(maths_evaluations.make_parser())
     question = kinds_of_parser(add_question(make_parser("")))
+    ranges = {"train": RANGES, "evaluate": {}, "report": QUESTION_RANGES}
     parts = {"axes": training, "cells": {}, "train": training, "evaluate": evaluation, "report": question}
     for part, kinds in parts.items():
         if not isinstance(grid.setdefault(part, {}), dict):
             raise BadInput(f"{path}, {part}: must be a mapping of names to values")
         if part == "train" and (named := [key for key in NAMING if key in grid[part]]):
             raise BadInput(f"{path}, train: {named[0]} cannot be given: it is an axis")
-        if part in ("train", "evaluate", "report"):
+        if part in ranges:
             place = f"{path}, {part}"
             check_names(grid[part], kinds, place)
-            grid[part] = drop_unsaid(read_values(grid[part], kinds, RANGES if kinds is training else {}, place))
+            grid[part] = drop_unsaid(read_values(grid[part], kinds, ranges[part], place))
     grid["axes"] = read_axes(grid["axes"], training, RANGES, f"{path}, axes")
     for name, values in grid["cells"].items():
         grid["cells"][name] = read_axes(values, training, RANGES, f"{path}, cells: {name}")

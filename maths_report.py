@@ -28,7 +28,6 @@ results.csv (methods), controls.csv (pspo against noclip at the rate its gradien
 curves.csv, ends.csv and groups.csv, which hold all that the figures show.
 """
 
-import math
 import re
 import sys
 import tempfile
@@ -39,13 +38,14 @@ from pathlib import Path
 from common.completions import show_completions
 from common.files import BadInput, make_parser, run_script
 from common.record import read_record
+from common.values import check_ranges
 from maths_grid import load_grid, read_grid, read_queue
 from reporting.answer import conclude_pair, explain_rules, make_answer, print_methods, print_pair
 from reporting.chosen import find_states
 from reporting.comparison import Question, choose_primary, count_failures, make_results, order_keys
 from reporting.methods import fill_in, group_methods, has_name, mark_below_base, show_setting
 from reporting.page.page import write_page
-from reporting.question import add_question
+from reporting.question import QUESTION_RANGES, add_question
 from reporting.runs import (
     Run,
     borrow_record,
@@ -277,8 +277,7 @@ def parse_args():
         args = parser.parse_args()
     if args.completions is not None and args.completions < 1:
         raise BadInput(f"--completions {args.completions}: must be at least 1")
-    if args.margin is not None and not 0 < args.margin < math.inf:
-        raise BadInput(f"--margin {args.margin:g}: must be a number of points above 0")
+    check_ranges(vars(args), QUESTION_RANGES)
     if args.output and args.output.exists() and not args.output.is_dir():
         raise BadInput(f"--output {args.output} is a file: choose a directory")
     return args

@@ -6,7 +6,10 @@ For experiments of Probability Smoothing Policy Optimisation (arXiv 2509.21282).
     add_question(parser)        # --baseline, --primary, --margin and --failed
 """
 
+from common.values import above
 from reporting.methods import RULES
+
+QUESTION_RANGES = {"margin": above(0)}
 
 
 def add_question(parser):

@@ -14,10 +14,7 @@ from collections import defaultdict
 from common.files import BadInput, suggest
 from common.values import read_values, to_text
 
-GRID_KEYS = (
-    *("axes", "cells", "tuning_seeds", "only_chosen_rates", "tuned_at"),
-    *("train", "evaluate", "report", "output_root"),
-)
+GRID_KEYS = "axes cells tuning_seeds only_chosen_rates tuned_at train evaluate report output_root".split()
 NAMING = ("model", "method", "seed")  # what every cell has, and what its directory is named by
 OURS = {  # flags that no grid can give
     "trust_region_method": "write method",

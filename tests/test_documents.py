@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from scipy.stats import spearmanr
 
 import maths_finetuning
 from training.hyperparameters import GRPO, PRESETS, SFT
@@ -100,6 +101,21 @@ def test_a_table_of_the_study_holds_the_means_of_its_runs(runs, results, methods
         assert len(accuracies) == 5
         [row] = [line for line in lines if f"| {setting} | demo | {float(temperature):g} | {method} |" in line]
         assert f"| {100 * sum(accuracies) / 5:.1f} (" in row
+
+
+def test_the_collapses_are_told_as_their_runs_have_them():
+    runs = list(csv.DictReader((ROOT / "study/collapse_runs.csv").open()))
+    collapsed = [float(run["collapsed_at"]) for run in runs if run["collapsed_at"]]
+    sizes = [float(run["effective_sample_size"]) for run in runs]
+    found = spearmanr([float(run["collapsed_at"] or run["steps"]) for run in runs], sizes)
+    text = " ".join((ROOT / "study/README.md").read_text().split())
+    for said in (
+        f"All {len(runs)} end at {100 * max(float(run['accuracy']) for run in runs):.0f} % or less",
+        f"calls {len(collapsed)} of them collapsed, between updates {min(collapsed):.0f} and {max(collapsed):.0f}",
+        f"is {min(sizes):.2f} to {max(sizes):.2f} on average",
+        f"ρ {found.statistic:.2f} over the {len(runs)}, p = {found.pvalue:.2f}",
+    ):
+        assert said in text
 
 
 @pytest.mark.parametrize("path", ["README.md", "study/README.md"])

@@ -267,9 +267,8 @@ def test_a_grid_declares_what_is_asked_of_it_and_a_flag_asks_something_else(tmp_
     assert asked(grid) == ("demo@1", "clip", "no_verdict")
     assert asked(grid, "--primary", "demo@0") == ("demo@0", "clip", "no_verdict")
     assert asked(tmp_path, "--failed", "base") == (None, None, "base")
-    write_grid(grid, ["clip"], [0], "report: {margin: -1}\n")
-    with pytest.raises(BadInput, match="margin -1: must be"):
-        asked(grid)
+    with pytest.raises(BadInput, match="^margin must be above 0, got -1"):
+        asked(grid, "--margin", "-1")
 
 
 def test_cells_of_a_grid_that_are_not_evaluated_are_shown_as_what_they_are(tmp_path):
@@ -609,9 +608,10 @@ def test_a_page_holds_no_more_completions_than_it_can_bear(tmp_path, monkeypatch
 # ---- the study
 
 
-def test_every_method_of_the_study_has_the_same_budget_and_its_corner_is_part_of_it():
+def test_every_method_of_the_study_has_the_same_budget_and_its_corner_and_control_are_part_of_it():
     every = {str(cell.run_dir): cell for cell in read_grid(ROOT / "recipes/study.yaml")}
     corner = read_grid(ROOT / "recipes/study_quick.yaml")
+    corner += [cell for cell in read_grid(ROOT / "recipes/study_control.yaml") if cell.method == "pspo"]
     assert all((c.train, c.evaluate) == (every[str(c.run_dir)].train, every[str(c.run_dir)].evaluate) for c in corner)
     budgets = defaultdict(set)
     for cell in every.values():

@@ -292,6 +292,7 @@ def test_what_the_report_is_asked_stands_in_the_grid_and_is_checked_before_anyth
         ({"primry": "demo@1"}, "unknown name 'primry'; did you mean primary"),
         ({"failed": "never"}, "failed must be one of"),
         ({"margin": "much"}, "margin must be"),
+        ({"margin": -1}, "margin must be above 0"),
         (["primary"], "must be a mapping"),
     ):
         with pytest.raises(BadInput, match=rf"^grid.yaml, report: {said}"):
