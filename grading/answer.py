@@ -32,8 +32,6 @@ NUMBERS_JOINT_RE = re.compile(r"\}[^.!?\d]{0,80}")  # where several numbers are 
 DOLLARS = r"\$\$((?:[^$\\]|\\.)+)\$\$|(?<!\\)\$((?:[^$\\\n]|\n(?!\s*\n)|\\.)+)\$"
 FORMULA_RE = re.compile(rf"{DOLLARS}|\\\(((?:[^\\]|\\[^()])+)\\\)|\\\[((?:[^\\]|\\[^\[\]])+)\\\]", re.S)
 
-# ---- the answer after ####, in a box, after "answer is"
-
 
 def _after_marker(text, kind):
     """What stands after the last `####` line that is neither empty nor a heading; None when there is none."""
@@ -66,9 +64,6 @@ def _first_sentence(text, kind):
 
 def _answer_is(text, kind):
     """The sentence after the last "answer is", "Answer:", heading "Answer" or line that begins with "A:"; or None."""
-    line = text.rfind("\nA:")
-    if line >= 0 and SIMPLE_RE.fullmatch(text, line + 3):  # nearly all of GSM8K's own form
-        return text[line + 3 :].strip()
     text = "\n" + text[-10 * ANSWER_CHARS :]
     *_, found = [None, *ANSWER_IS_RE.finditer(text)]
     if found is None:

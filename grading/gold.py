@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from .latex import normal_form
-from .number import DIGIT_RE, NotANumber, plain_text, read_plain_number, says_number, without_remark
+from .number import DIGIT_RE, plain_text, read_plain_number, says_number, without_remark
 from .text import ANSWER_CHARS, boxed, clean
 
 KINDS = ("integer", "decimal", "fraction", "numbers", "ratio", "text", "latex")
@@ -102,7 +102,7 @@ def read_numbers(answer, thousands=True):
     try:
         said = [part for part in parts if says_number(part)]
         return sorted(map(read_plain_number, said)) if 0 < len(said) <= 30 else None
-    except (NotANumber, ArithmeticError):
+    except (ValueError, ArithmeticError):
         return None
 
 

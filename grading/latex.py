@@ -25,9 +25,9 @@ NORMAL = [  # patterns and what they become, one after the other
     (rf"(?<![\\A-Za-z])({FUNCTIONS}){END}", r"\\\1"),  # 2pi
     (r"[\[(]?\s*\\(begin|end)\s*\{(?:[a-zA-Z]*matrix|array)\}(?:\{[lcr|\s]*\})?\s*[\])]?", r"\\\1{pmatrix} "),
     (rf"(?<![\w)}}^/.!])({ATOM})\s*/\s*({ATOM})(?!\s*[\w(^/.!])", r"\\frac{\1}{\2}"),  # 14/3, 2\pi/3
+    (r"(?<![\d.,(⦃\[])\d{1,3}(?:(?:,\s?\d{3})+|(?: \d{3})+)(?![\d,])", lambda m: re.sub(r"\D", "", m[0])),  # 58,500
 ]
 NORMAL = [(re.compile(pattern), replacement) for pattern, replacement in NORMAL]
-THOUSANDS_RE = re.compile(r"(?<![\d.,(⦃\[])(\d{1,3})((?:,\s?\d{3})+|(?: \d{3})+)(?![\d,])")  # 58,500
 MEASURE = r"[A-Za-z]{3,}|(?:[cmk]m|[km]g|in|ft|yd|mi|lb|oz|hr|m[lL]|sq|of|to|by|(?<=\d )[mgsLh])\b"
 UNIT = rf"(?!(?:{'|'.join([*SCALES, *SHORT_SCALES])})\b)(?:{MEASURE})\.?(?: ?\^ ?\{{?\d\}}?)?"  # cm^2
 UNITS = rf"{UNIT}(?:(?: ?/ ?| )(?:{UNIT}|an?\b)){{0,4}}"  # square miles / hour
@@ -40,7 +40,6 @@ def normal_form(text):
     text = clean(text).replace("\\{", "⦃").replace("\\}", "⦄")
     for pattern, replacement in NORMAL:
         text = pattern.sub(replacement, text)
-    text = THOUSANDS_RE.sub(lambda m: re.sub(r"[,\s]", "", m.group()), text)
     return UNITS_RE.sub("", text.rstrip(" .,;:").lstrip(" ,;:")).strip()
 
 

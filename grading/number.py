@@ -15,10 +15,8 @@ NAMES = (
     "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"
 ).split()
 WORD_VALUES = {name: n if n < 20 else 10 * (n - 18) for n, name in enumerate(NAMES)}
-SCALES = {
-    "hundred": 10**2, "thousand": 10**3, "lakh": 10**5, "lac": 10**5, "million": 10**6, "crore": 10**7,
-    "billion": 10**9, "milliard": 10**9, "trillion": 10**12,
-}  # fmt: skip
+ZEROS = dict(hundred=2, thousand=3, lakh=5, lac=5, million=6, crore=7, billion=9, milliard=9, trillion=12)
+SCALES = {name: 10**zeros for name, zeros in ZEROS.items()}
 SHORT = {"thousand": "k K", "million": "M MM mn mln mil mio Mio", "billion": "B bn bln", "trillion": "T tn"}
 SHORT_SCALES = {short: scale for scale, names in SHORT.items() for short in names.split()}  # 5 M, but 5 m are metres
 PART_VALUES = {f"{name}th": n for name, n in WORD_VALUES.items() if n > 3}
@@ -78,10 +76,6 @@ SOLUTIONS_RE = re.compile(r"=[^=]*(?:,|;|\bor\b|\band\b)\s*(?:(?:or|and)\s+)?[A-
 START_RE = re.compile(rf"[\s=~\[{{'\"]*{ABOUT}(?=[-+(\s]*\.?\d)(?!\D*\d+(?:st|nd|rd|th)\b)", re.I)  # but 2nd: 18
 
 
-class NotANumber(ValueError):
-    """The text does not say one number."""
-
-
 def plain_text(text):
     """An answer with fractions as a/b, results after an =, and no unit's power: ready for read_plain_number."""
     text = clean(text)
@@ -123,7 +117,7 @@ def _product(text, at):
         else:
             right, at = _factor(text, operator.end())
         if sum(n.bit_length() for v in (value, right) for n in v.as_integer_ratio()) > BITS_LIMIT:
-            raise NotANumber
+            raise ValueError("a number of too many digits")
         value = value / right if operator[1] == "/" else value * right
     return value, at
 
@@ -132,7 +126,7 @@ def _factor(text, at):
     """A number, mixed number or power of a number, with its sign."""
     number = FACTOR_RE.match(text, at)
     if not number:
-        raise NotANumber
+        raise ValueError("no number here")
     whole = re.sub(r"\D", "", number["whole"] or "0")
     decimals = number["decimals"] or number["only"] or "0"
     value = Fraction(f"{whole}.{decimals}{number['exponent'] or ''}")
@@ -144,7 +138,7 @@ def _factor(text, at):
         at = mixed.end()
     elif power:
         if len(power[1]) > 3 or len(str(value)) > 12:
-            raise NotANumber
+            raise ValueError("a power of too many digits")
         value **= int(power[1])
         at = power.end()
     return (-value if number["sign"] == "-" else value), at
@@ -171,14 +165,6 @@ def _part(found):
     return f"{count}/{PART_VALUES[name.lower()]}"
 
 
-def _same_alternatives(parts):
-    """5/2 for '5/2' and '2.5'; '17' and '18' are a hedge."""
-    values = {read_plain_number(part) for part in parts}
-    if len(values) != 1:
-        raise NotANumber
-    return values.pop()
-
-
 def without_remark(text):
     """A text up to the remark that ends it: '9, which is half of 18' -> '9'."""
     remark = REMARK_RE.search(text)
@@ -193,15 +179,16 @@ def _result(text):
 
 
 def read_plain_number(text):
-    """The one number that a plain_text says, a Fraction. Raises NotANumber for none, several, a bound, or code."""
+    """The one number that a plain_text says, a Fraction. Raises ValueError for none, several, a bound, or code."""
     if SOLUTIONS_RE.search(text):
-        raise NotANumber
+        raise ValueError("several solutions")
     text = _result(text)
     alternatives = [part for part in text.split(" or ") if says_number(part)]
     if len(alternatives) > 1:
-        return _same_alternatives(alternatives)
+        [value] = {read_plain_number(part) for part in alternatives}  # 5/2 or 2.5; 17 or 18 is a ValueError
+        return value
     if CODE_RE.search(text) or re.search(r"\\[A-Za-z]", text):
-        raise NotANumber
+        raise ValueError("code or a formula")
     in_words = not DIGIT_RE.search(text)
     text = PART_RE.sub(_part, text)
     text = SHORT_SCALE_RE.sub(lambda short: f" {SHORT_SCALES[short[1]]}", text)
@@ -210,12 +197,12 @@ def read_plain_number(text):
     if not text.startswith("="):  # = 12 days for it to be 600 inches
         text = next((part for part in reversed(LEAD_RE.split(text)) if DIGIT_RE.search(part)), text)
     if BOUND_RE.search(text):
-        raise NotANumber
+        raise ValueError("a bound")
     start = START_RE.match(text)  # else the last number
     at = start.end() if start else max((number.start() for number in NUMBER_RE.finditer(text)), default=len(text))
     value, end = _sum(text, at)
     if HEDGE_RE.match(text, end) or re.search(r"\d\s*(?:to|-)\s*$", text[:at]):
-        raise NotANumber
+        raise ValueError("a range, or one number of several")
     return value
 
 
@@ -225,7 +212,7 @@ def read_number(answer):
         return int(simple.group(1))
     try:
         return read_plain_number(plain_text(answer[:ANSWER_CHARS]))
-    except (ValueError, ArithmeticError):  # NotANumber, a division by zero
+    except (ValueError, ArithmeticError):  # no number, a division by zero
         return None
 
 

@@ -27,7 +27,6 @@ COMMAND_RE = re.compile(r"\\(?:left|right)\s*\.(?!\d)|\\([A-Za-z]+)")
 END = r"(?![A-Za-z])"  # of a LaTeX command's name
 WRAPPERS = "text[a-z]*|math(?:rm|bf|it|sf|tt|bb|cal)|[mh]box|[fF]?boxed|fbox|operatorname|underline|boldsymbol|emph"
 
-
 CLEAN = [  # patterns and what they become, one after the other
     (r"(?<=\d)(?:,?\\[!,;: ]\s*|\{,\})(?=\d{3}(?!\d))", ""),  # 1,\!234  1{,}234  1\,234
     (r"(?<=\d)\{,\}(?=\d)", "."),  # 3{,}5
@@ -45,18 +44,29 @@ CLEAN = [  # patterns and what they become, one after the other
     (r"\b(?:[mM]inus|[nN]egative)\s+", "-"),
 ]
 CLEAN = [(re.compile(pattern), replacement) for pattern, replacement in CLEAN]
+
+
+def _fraction(found):
+    r"""A repeating decimal as a fraction: 0.1(6) -> \frac{1}{6}."""
+    whole, fixed, block = found.groups()
+    whole = whole.replace(",", "")
+    numerator = int(whole + fixed + block) - int(whole + fixed or "0")
+    value = Fraction(numerator, 10 ** len(fixed) * (10 ** len(block) - 1))
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+
 AGAIN = r"\(?(?:repeating|recurring)\b\)?"
 DOTS = rf"(?:\.\.+|\\[lc]?dots{END}|{AGAIN})"
 REPEATS_RE = re.compile(rf"[\d.,](?:\(\d|\\(?:overline|bar|dot){END}|\s?{DOTS})")  # whether a decimal may repeat
-REPEATS = [  # the ways to write 0.1(6), and that
+REPEATS = [  # the ways to write 0.1(6), and what that is
     (r"\}\\overline\s*\{", ""),
     (rf"(?<=[\d.,])\\(?:overline|bar){END}\s*(?:\{{\s*(\d+)\s*\}}|(\d))", r"(\1\2)"),  # 0.1\overline{6}
     (r"(?<=[\d.,])\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?", r"(\1\2\3)"),  # 0.\dot{1}4285\dot{7}
     (rf"(?<=[.,])(\d{{0,9}}?)(\d{{1,9}}?)\2+\s?{DOTS}", r"\1(\2)"),  # 0.1666..., but not 0.16...
     (rf"(?<=[.,])(\d{{1,9}})\s?{AGAIN}", r"(\1)"),  # 0.25 repeating
+    (r"(?<![\d.,])((?:\d{1,3},(?=\d{3}[,.]))*\d{0,30})[.,](\d{0,30})\((\d{1,30})\)", _fraction),
 ]
 REPEATS = [(re.compile(pattern), replacement) for pattern, replacement in REPEATS]
-REPEATING_RE = re.compile(r"(?<![\d.,])((?:\d{1,3},(?=\d{3}[,.]))*\d{0,30})[.,](\d{0,30})\((\d{1,30})\)")
 TAGS = r"<<[^<>]*>>|<\|[^|<>]{1,40}\|>|</?[A-Za-z]\w{0,19}>|`+"  # <<9*2=18>>, <|im_end|>, <answer>
 EMPHASIS = r"(?<![\w)}*_])[*_]++(?=\S)|(?<=[^\s*_])[*_]++(?![\w({])|[*_]{2,}+(?=[A-Za-z])"  # **18**
 MARKUP_RE = re.compile(rf"{TAGS}|{EMPHASIS}")
@@ -77,15 +87,6 @@ def to_ascii(text):
     return re.sub(r"[^\x00-\x7f]", lambda m: str(unicodedata.decimal(m[0], m[0])), text)
 
 
-def _fraction(found):
-    r"""A match of REPEATING_RE as a fraction: 0.1(6) -> \frac{1}{6}."""
-    whole, fixed, block = found.groups()
-    whole = whole.replace(",", "")
-    numerator = int(whole + fixed + block) - int(whole + fixed or "0")
-    value = Fraction(numerator, 10 ** len(fixed) * (10 ** len(block) - 1))
-    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
-
-
 @lru_cache(maxsize=4096)
 def clean(text):
     """One line of an answer in the spelling that all comparisons share; see the tables above for what goes."""
@@ -99,7 +100,6 @@ def clean(text):
     if REPEATS_RE.search(text):
         for pattern, replacement in REPEATS:
             text = pattern.sub(replacement, text)
-        text = REPEATING_RE.sub(_fraction, text)
     return " ".join(text.split())
 
 
