@@ -153,6 +153,21 @@ def test_gnu_patch_writes_the_same_bytes(site, tmp_path, root):
     assert run("--check", "--target", by_patch).returncode == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["1.10.0", "1.11.0", "1.12.0", "1.13.0", "1.14.2", "1.15.0"])
+def test_another_release_has_a_place_for_every_hunk(other_release, root, version):
+    """Without fuzz, at most 93 lines elsewhere, as CONTRIBUTING.md says; `apply_patches` refuses it all the same."""
+    if shutil.which("patch") is None:
+        pytest.skip("needs GNU patch")
+    assert f" {version}" in (root / "CONTRIBUTING.md").read_text()
+    dry = ["patch", "-p1", "--fuzz=0", "--forward", "--dry-run", "--verbose", "-d", other_release(version), "-i"]
+    for name, patch in zip(apply_patches.PATCH_NAMES, apply_patches.read_patches(), strict=True):
+        said = subprocess.run([*dry, root / name], capture_output=True, text=True)
+        assert said.returncode == 0, said.stdout
+        assert said.stdout.count("succeeded at") == len(patch.hunks)
+        assert all(abs(int(lines)) <= 93 for lines in re.findall(r"offset (-?\d+) line", said.stdout))
+
+
 def test_target_may_be_the_package_under_any_name(site, tmp_path):
     package = tmp_path / "renamed"
     shutil.copytree(site / "trl", package)
