@@ -320,12 +320,16 @@ def change_trl(package, wanted):
 def refreshed(old, patch, release, edited):
     """The content `old` of a patch file, made anew to turn the bytes `release` into `edited`; its description is kept.
 
-    Raises ValueError if nothing is patched in `edited`, or if what is made would not apply.
+    Raises ValueError if nothing is patched in `edited`, if it is no Python, or if what is made would not apply.
     """
     if edited == release:
         raise ValueError(f"{patch.path} is the file of TRL {patch.release}; edit a copy of a patched TRL")
     if not edited.endswith(b"\n"):
         raise ValueError(f"the edited {patch.path} must end with a line break")
+    try:
+        ast.parse(edited)
+    except SyntaxError as error:
+        raise ValueError(f"the edited {patch.path} is no Python: {error.msg} in line {error.lineno}") from None
     header = old.partition(b"\n--- a/")[0].decode()
     for field, value in (("X-SHA256-After", sha256(edited)), ("Last-Update", datetime.date.today().isoformat())):
         header = re.sub(f"^{field}: .*$", f"{field}: {value}", header, flags=re.MULTILINE)

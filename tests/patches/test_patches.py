@@ -648,7 +648,9 @@ def test_refresh_takes_the_release_from_a_pristine_trl_and_leaves_it_so(workshop
     assert contents(site) == contents(copy)
 
 
-@pytest.mark.parametrize("fault", ["the same folder", "no patch in it", "a foreign release", "no last line break"])
+@pytest.mark.parametrize(
+    "fault", ["the same folder", "no patch in it", "a foreign release", "no last line break", "no Python"]
+)
 def test_refresh_refuses(workshop, fault):
     site, copy, script = workshop
     before = patch_bytes(script)
@@ -660,6 +662,10 @@ def test_refresh_refuses(workshop, fault):
     elif fault == "a foreign release":
         add_method(site)
         process, word = refresh(*workshop), "is neither the file of TRL 1.16.0 nor the patched one"
+    elif fault == "no Python":
+        trainer = copy / FILES[0]
+        trainer.write_bytes(trainer.read_bytes() + b"def broken(:\n")
+        process, word = refresh(*workshop), "grpo_trainer.py is no Python: invalid syntax in line"
     else:
         trainer = copy / FILES[0]
         trainer.write_bytes(trainer.read_bytes()[:-1])
