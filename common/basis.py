@@ -47,7 +47,8 @@ class Basis:
     # {library: version}
     versions: dict = rule("noted", "accepted")
     patches: dict = field(default_factory=dict)  # {patch file: SHA-256}, for what trains with them
-    sampler: int | None = None  # SAMPLER_VERSION, for what trains with it
+    # SAMPLER_VERSION, for what draws with our sampler; None also where it was not recorded
+    sampler: int | None = field(default=None, metadata={"compared": "noted", "mixed": "accepted"})
 
 
 def make_basis(model_dirs, data, packages, device=None, prompt=None):

@@ -39,7 +39,7 @@ from common.files import BadInput, read_json, write_json
 from common.models import choose_precision
 
 RECORD_FILE = "run.json"
-SAMPLER_VERSION = 3  # raised when the same seed draws other tokens in training
+SAMPLER_VERSION = 3  # raised when the same seed draws other tokens
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "numpy", "tokenizers", "math-verify")
 
 
@@ -170,11 +170,12 @@ class RunRecord:
         self.outcome.failure = None
 
 
-def make_record(command, values, processes, model_path, data):
+def make_record(command, values, processes, model_path, data, rewards=()):
     """The RunRecord of a run that begins: what is run, on what, with which code.
 
     command: maths_finetuning.parse's answer. values: {field: (value, layer)} of its Plan. processes: how many.
-    model_path: the model's directory. data: {part: what identifies its rows}.
+    model_path: the model's directory. data: {part: what identifies its rows}. rewards: the reward functions, whose
+    weights are among the values.
     """
     args = command.args
     ours = {
@@ -183,6 +184,8 @@ def make_record(command, values, processes, model_path, data):
         "sampler": args.sampler,
         "stop_on_collapse": args.stop_on_collapse,
     }
+    if args.trust_region_method != "sft":
+        ours["rewards"] = [reward.__name__ for reward in rewards]
     everything = {name: value for name, (value, _) in values.items()} | ours | {"processes": processes}
     everything["sequences_per_step"] = (
         everything["per_device_train_batch_size"] * everything["gradient_accumulation_steps"] * processes

@@ -53,6 +53,8 @@ def _ruled_differences(a, b):
             shared = was.keys() & now.keys()
             was = {name: was[name] for name in shared}
             now = {name: now[name] for name in shared}
+        if part.name == "sampler" and None in (was, now):  # another backend, or not recorded
+            continue
         if part.name == "device":
             was = dataclasses.asdict(was)
             now = dataclasses.asdict(now)

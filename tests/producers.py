@@ -13,6 +13,7 @@ from common.runs import LOG_FILE
 from evaluation.rows import grade_rows, make_row, read_results, to_lines
 from evaluation.settings import Settings, write_settings
 from evaluation.summary import summarise_results, write_summary
+from maths_rewards import REWARDS
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "demo" / "model"
@@ -22,7 +23,8 @@ MODEL = ROOT / "demo" / "model"
 def begun(words):
     """The RunRecord with which maths_finetuning.py begins a run; its command line is given as a tuple of words."""
     plan = maths_finetuning.resolve(maths_finetuning.parse(list(words)))
-    return make_record(plan.command, plan.values, 1, MODEL, {"train": "3000 rows, a", "validation": "128 rows, b"})
+    data = {"train": "3000 rows, a", "validation": "128 rows, b"}
+    return make_record(plan.command, plan.values, 1, MODEL, data, REWARDS)
 
 
 def run_record(method="pspo", seed=0, model="demo", status="finished", steps=4, validation=0.5, **flags):

@@ -18,6 +18,7 @@ import maths_evaluations
 from common import basis
 from common.files import BadInput, hold_lock, run_script
 from common.models import Device
+from common.record import SAMPLER_VERSION
 from evaluation import engines, trial
 from evaluation import rows as stored_rows
 from evaluation.rows import ROW, cut_torn_line, parse_row
@@ -678,12 +679,23 @@ def test_results_of_other_versions_are_added_to_only_when_asked_for(copied, mode
     settings = read_settings(copied)
     settings.basis.versions["torch"] = "1.0"
     settings.basis.device = replace(settings.basis.device, name="99 threads")
+    settings.basis.sampler -= 1
     write_settings(copied, settings)
     line = refuse(capsys, "--model_path", model_dir, "--output_dir", copied, *SMALL, *FULL)
     assert "versions torch (1.0, now" in line and "device name (99 threads, now" in line and "--accept_changes" in line
+    assert f"sampler ({SAMPLER_VERSION - 1}, now {SAMPLER_VERSION})" in line
     assert evaluate(model_dir, copied, *FULL, "--accept_changes") == 0
-    assert [sorted(entry["changed"]) for entry in read_settings(copied).changes] == [["device name", "versions torch"]]
+    [change] = read_settings(copied).changes
+    assert change["changed"].keys() == {"device name", "sampler", "versions torch"}
     assert evaluate(model_dir, copied, *FULL) == 0
+
+
+def test_results_that_do_not_say_which_sampler_drew_them_are_added_to(copied, model_dir):
+    settings = read_settings(copied)
+    settings.basis.sampler = None
+    write_settings(copied, settings)
+    assert evaluate(model_dir, copied, *FULL) == 0
+    assert read_settings(copied).changes == []
 
 
 def test_another_version_of_the_data_is_refused(copied, model_dir, capsys):
