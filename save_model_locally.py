@@ -257,10 +257,11 @@ def columns_of(path):
         return frozenset()
 
 
-def find_dataset_files(directory):
+def find_dataset_files(directory, names):
     """{data set: {split: [files]}} below a directory; the files of a data set are in one folder and have its columns.
 
-    Where several data sets have the same columns, a folder holds the one with the most splits: MATH-500 has no train.
+    Where several data sets have the same columns, a folder holds the one with the most splits, MATH-500 has no train,
+    or one of those asked for by `names`.
     """
     if not directory.is_dir():
         raise BadInput(f"--from_files: {directory} is not a directory")
@@ -270,7 +271,7 @@ def find_dataset_files(directory):
         if "socratic" not in str(path.relative_to(directory)).lower():  # GSM8K's, with other answers
             groups.setdefault((path.parent, columns_of(path)), []).append(path)
     for (_, columns), paths in groups.items():
-        for name in sorted(ON_THE_HUB, key=lambda name: len(DATASETS[name].splits), reverse=True):
+        for name in sorted(ON_THE_HUB, key=lambda name: (len(DATASETS[name].splits), name in names), reverse=True):
             splits = DATASETS[name].splits
             files = group_by_split(paths, splits, default=next(iter(splits)))
             if columns == set(DATASETS[name].columns.split()) and all(files.values()):
@@ -281,9 +282,11 @@ def find_dataset_files(directory):
 
 def build_from_files(cache_dir, directory, names):
     """Build data sets from files at hand; names: which, [] for all that are found. BadInput if one is not found."""
-    found = find_dataset_files(directory)
+    found = find_dataset_files(directory, names)
     if missing := [name for name in names if name not in found]:
-        raise BadInput(f"{directory} has no folder with each split of {', '.join(missing)} as .jsonl or .parquet")
+        data = DATASETS[missing[0]]
+        wanted = f"{', '.join(data.splits)} as .jsonl or .parquet, with the columns {', '.join(data.columns.split())}"
+        raise BadInput(f"{directory} has no folder with each split of {missing[0]}: {wanted}")
     if not found:
         raise BadInput(f"{directory} has no file of {', '.join(ON_THE_HUB)}")
     for name in names or found:

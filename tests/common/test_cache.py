@@ -968,7 +968,8 @@ def test_from_files_in_the_hubs_schema(save, rows, tmp_path):
     for name in ("gsm8k", "MATH-500"):
         saved = load_from_disk(str(tmp_path / "cache" / name))
         assert {split: saved[split].to_list() for split in saved} == rows[name]
-    assert_refused(save("--from_files", source, "--datasets", "asdiv"), "asdiv", str(source))
+    columns = "body, question, solution_type, answer, formula"
+    assert_refused(save("--from_files", source, "--datasets", "asdiv"), "asdiv: validation as .jsonl", columns)
     assert_refused(save("--from_files", source / "none"), "not a directory")
 
 
@@ -983,6 +984,16 @@ def test_the_hubs_rows_are_the_authors_own(shared, rows):
         row |= {"Answer": f"{row['Answer']:.12g}", "question_concat": f"{row['Body']} {row['Question']}"}
     random.Random(42).shuffle(svamp)
     assert rows["SVAMP"]["train"] + rows["SVAMP"]["test"] == svamp
+
+
+def test_of_two_data_sets_with_the_same_columns_and_splits_the_one_asked_for_is_found(monkeypatch, tmp_path):
+    twin = cache.DATASETS["gsm8k"]._replace(hub_id="somebody/twin")
+    monkeypatch.setitem(cache.DATASETS, "twin", twin)
+    monkeypatch.setattr(cache, "ON_THE_HUB", [*cache.ON_THE_HUB, "twin"])
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_bytes(b'{"question": "", "answer": "#### 1"}\n')
+    assert [*cache.find_dataset_files(tmp_path, [])] == ["gsm8k"]
+    assert [*cache.find_dataset_files(tmp_path, ["twin"])] == ["twin"]
 
 
 @pytest.mark.parametrize(
