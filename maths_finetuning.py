@@ -219,7 +219,8 @@ def check_plan(config, rows):
         raise BadInput(f"save_steps {config.save_steps} is not a multiple of logging_steps {config.logging_steps:g}")
     if hasattr(config, "num_generations") and rows * config.num_generations < config.generation_batch_size:
         prompts = config.generation_batch_size // config.num_generations
-        raise BadInput(f"{rows} training rows are fewer than the {prompts} prompts of one generation batch")
+        what = f"{rows} training rows are fewer than the {prompts} prompts of one generation batch"
+        raise BadInput(f"{what}: lower --per_device_train_batch_size or --gradient_accumulation_steps")
 
 
 # ---- run
@@ -405,7 +406,7 @@ def run_training(plan, model_path):
     hashes = {part: f"{len(rows)} rows, {hash_value(rows.to_list())[:16]}" for part, rows in data.items()}
     choice = choose_sampler(plan, find_obstacle(plan, model_path, tokenizer, data))
     fit_to_memory(plan, model_path, tokenizer, data)
-    fresh = make_record(plan.command, plan.values, processes.num_processes, model_path, hashes)
+    fresh = make_record(plan.command, plan.values, processes.num_processes, model_path, hashes, REWARDS)
     with open_run(path, fresh, args, processes) as run:
         if run.record.outcome.status == "finished":
             say(config, f"{path} is finished; --overwrite starts it afresh")
