@@ -8,6 +8,7 @@ import pytest
 
 from common.completions import CompletionRow, append_rows, read_completions, rewind_completions, show_completions
 from common.files import BadInput
+from maths_rewards import REWARDS
 
 FLAGS = (
     "--model demo --trust_region_method pspo --max_steps 8 --per_device_train_batch_size 8 --num_generations 4 "
@@ -45,7 +46,7 @@ def test_a_killed_run_writes_the_rows_of_trls_table_once(begin, call, tmp_path):
         ours = [(row.prompt, row.completion, row.advantage) for row in rows if row.step == step]
         assert len(theirs) == 16 and ours == theirs[::4]
     for row in rows:
-        assert row.rewards.keys() == {"accuracy_reward", "format_reward"}
+        assert row.rewards.keys() == {reward.__name__ for reward in REWARDS}
         assert row.rewards["accuracy_reward"] == ((row.answer or "").rstrip(".") == golds[row.prompt]), row
     shown = call("maths_report", run, "--completions", "3")
     assert shown.code == 0 and shown.text.count("advantage") == 3 and rows[-1].prompt in shown.text

@@ -172,7 +172,7 @@ def test_a_flag_beats_the_recipe_and_the_recipe_the_table(tmp_path):
     assert values["epsilon"] == (0.05, "flag")
     assert values["num_iterations"] == (2, "table")
     assert values["seed"][0] == 7
-    assert values["max_grad_norm"][1] == "default"
+    assert values["full_determinism"][1] == "default"
 
 
 RECIPES = {

@@ -69,7 +69,9 @@ def test_a_method_without_rows_trains_at_pspos_rate_and_iterations():
 
 def test_every_name_in_a_table_is_an_option():
     known = {**m.read_field_kinds("sft"), **m.read_field_kinds("pspo")}
-    for table in (m.RANGES, m.CHOICES, m.NEVER_NULL, m.BOOLEAN_TEXT, m.OWN_SAMPLES, m.TRL_SAMPLES, h.REFUSED):
+    tables = [m.RANGES, m.CHOICES, m.NEVER_NULL, m.BOOLEAN_TEXT, m.OWN_SAMPLES, m.TRL_SAMPLES, h.REFUSED]
+    tables += [h.GRPO, h.SFT, h.DEMO, h.DEMO_SFT, *(row for rows in h.PRESETS.values() for row in rows.values())]
+    for table in tables:
         assert {*table} <= known.keys(), {*table} - known.keys()
 
 
