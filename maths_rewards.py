@@ -68,11 +68,13 @@ def _text(said):
     return said or ""
 
 
-def accuracy_reward(completions, gold, kind=None, log_extra=None, **kwargs):
+def accuracy_reward(completions, gold=None, kind=None, log_extra=None, **kwargs):
     """1.0 for each completion whose final answer is right, else 0.0.
 
     gold, kind: the data set's columns. log_extra: TRL's function for columns of its table of completions; it gets the
-    answer that was read and the rule that found it."""
+    answer that was read and the rule that found it. Raises ValueError for a data set without a column `gold`."""
+    if gold is None:
+        raise ValueError("accuracy_reward: the data set has no column gold, the right answer to each prompt")
     grades = grade_batch([_text(c) for c in completions], gold, kind)
     if log_extra is not None:
         log_extra("answer", [g.answer for g in grades])

@@ -770,6 +770,11 @@ def test_any_answer_has_a_vote(text, kind):
 # ---- what is logged
 
 
+def test_accuracy_reward_names_the_column_that_a_data_set_lacks():
+    with pytest.raises(ValueError, match="no column gold"):
+        accuracy_reward(["#### 1"], solution=["1"])
+
+
 def test_accuracy_reward_logs_what_it_read():
     table = {}
     rewards = accuracy_reward(
