@@ -8,6 +8,7 @@ Optimisation (arXiv 2509.21282).
     write_model_card(run_dir, record)       # datasets, settings: of the evaluation, where there is one
 """
 
+import itertools
 import shlex
 
 from common.files import write_text
@@ -107,10 +108,13 @@ def list_commands(run_dir, record):
     """The commands of the training and of an evaluation, and the code they belong to."""
     versions = ", ".join(f"{name} {number}" for name, number in record.basis.versions.items())
     commit = f"Commit {record.origin.git_commit}; " if record.origin.git_commit else ""
+    evaluate = ["maths_evaluations.py", "--model_path", str(run_dir)]
+    for word, value in itertools.pairwise(record.origin.command):
+        if word == "--cache_dir":
+            evaluate += [word, value]
     return (
-        f"```bash\npython {shlex.join(record.origin.command)}\npython maths_evaluations.py --model_path "
-        f"{shlex.quote(str(run_dir))}\n```\n\n{commit}{versions}; {record.basis.device.kind}, "
-        f"{record.basis.device.number_type}."
+        f"```bash\npython {shlex.join(record.origin.command)}\npython {shlex.join(evaluate)}\n```\n\n"
+        f"{commit}{versions}; {record.basis.device.kind}, {record.basis.device.number_type}."
     )
 
 

@@ -172,6 +172,8 @@ def gather_prompts(batches):
 def construct(trainer_class, arguments):
     """A trainer of these arguments; raises BadInput for what its constructor refuses, which names the option."""
     try:
-        return trainer_class(**arguments)
+        trainer = trainer_class(**arguments)
     except (ValueError, ImportError) as error:
         raise BadInput(f"TRL's trainer refuses this configuration: {' '.join(str(error).split())}") from None
+    trainer.create_model_card = lambda *_, **__: None  # TRL's knows nothing of a run; ours is written at its end
+    return trainer
