@@ -41,7 +41,7 @@ from common.files import (
 )
 from common.model_card import renew_model_card
 from common.models import choose_precision, find_model_dirs, get_eos_token_ids, load_config, load_tokenizer
-from common.progress import open_bar
+from common.progress import label_run, note_begin, open_bar
 from common.record import SAMPLER_VERSION, read_record
 from common.values import add_switch
 from evaluation.engines import (
@@ -381,6 +381,7 @@ def answer_all(evaluation, answer, decode, tasks):
     """Generate, grade and store the missing rows of every task, and say how far it is."""
     total = sum(len(samples) for task in tasks for samples in task.missing.values())
     description = f"{evaluation.settings.batch_size} rows at a time"
+    note_begin(label_run(evaluation.out), f"{total} completions of {', '.join(evaluation.problems)} begin")
     with open_bar(total, "completion", description) as bar:
         for task in tasks:
             bar.set_postfix_str(f"{task.name} at {task.temperature:g}")

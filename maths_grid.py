@@ -84,7 +84,7 @@ from slurm.preflight import Needs, check_cluster, check_data, check_machine, che
 from slurm.side_by_side import run_side_by_side
 from training.data import key_of_rows
 from training.options import RANGES, read_field_kinds
-from training.schedule import checkpoints_kept, keeps_every_checkpoint
+from training.schedule import check_plan, checkpoints_kept, keeps_every_checkpoint
 
 MODULES = (  # what the commands import inside their functions, where a run of any kind needs it
     "matplotlib.backends.backend_agg",
@@ -288,7 +288,7 @@ def check_schedule(plan):
     """Raise BadInput where a Plan's schedule does not fit the number of its rows."""
     if plan.values.get("generation_batch_size", (None, "default"))[1] == "default":  # else it depends on the processes
         rows = count_training_rows(plan.command.dataset, plan.command.args.cache_dir)
-        maths_finetuning.check_plan(plan.config, rows)
+        check_plan(plan.config, rows)
 
 
 def check_evaluation_rows(plan, evaluation, names):
@@ -437,7 +437,7 @@ def submit(cells, args):
     With --preflight only the checks are made, with --dry_run the lines are printed and nothing is checked.
     """
     site, env = slurm_queue.read_site(vars(args))
-    queue = read_queue(must=True)
+    queue = read_queue(must=not args.dry_run)
     states = find_states(cells, queue)
     wanted = pick(cells, states, TO_DO)
     rest = Counter(state for state, _ in states.values() if state not in TO_DO)

@@ -25,7 +25,7 @@ def list_words(words):
 def make_answer(rows, failures, question):
     """The sentences a report begins with: the primary family's result, what could have been seen, and failures."""
     if question.primary is None:
-        return ["No run has a result."]
+        return ["No run has a result: python maths_evaluations.py --model_path RUN makes one."]
     family = [row for row in rows if row.get("family") == "primary"]
     sentences = answer_family(family, question) if family else [f"Nothing is compared with {question.baseline}."]
     return [*sentences, answer_failures(failures)]
