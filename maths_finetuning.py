@@ -35,25 +35,18 @@ from common.models import check_weights, find_model, get_eos_token_ids, is_demo,
 from common.progress import label_run, note_begin
 from common.prompts import Template
 from common.record import make_record, read_record, validation_at, write_record
-from common.runs import EXIT_SAVED, LOG_FILE, open_run, read_log, step_of
+from common.runs import EXIT_SAVED, LOG_FILE, find_checkpoint, open_run, read_log, step_of
 from common.values import add_switch, at_least, check_ranges, kinds_of_parser, read_values, to_words
 from maths_rewards import REWARDS
 from training.checks import check_adapter, check_device, check_model_takes, check_together, describe_unread
 from training.continuing import check_can_continue, find_sharding, sum_in_one_order
 from training.data import load_training_data
-from training.hyperparameters import check_names, find_recipe, print_config, read_recipe, resolve_config
+from training.hyperparameters import check_names, check_spelling, find_recipe, print_config, read_recipe, resolve_config
 from training.options import RANGES, TRL_SAMPLES, read_field_kinds
-from training.schedule import (
-    checkpoints_kept,
-    cycle_steps,
-    micro_batches_an_epoch,
-    planned_steps,
-    steps_an_epoch,
-)
+from training.schedule import check_plan, checkpoints_kept, describe
 from training.trackers import check_trackers, name_curve
 
 OUR_RANGES = {"seed": RANGES["seed"], "log_completions_steps": at_least(0)}
-INERT = "is inert: every ratio is 1 (one update per generation), so all methods have the same gradient up to a factor"
 
 
 # ---- configuration
@@ -119,7 +112,11 @@ def parse(argv):
     recipe = read_recipe(path) if path else {}
     ours = {key: value for key, value in recipe.items() if key in kinds}  # a recipe may hold our own flags too
     said = {key: value for key, value in read_values(ours, kinds, OUR_RANGES, path).items() if value is not None}
-    args, rest = parser.parse_known_args([*to_words(said), *argv])
+    try:
+        args, rest = parser.parse_known_args([*to_words(said), *argv])
+    except BadInput:
+        check_spelling(argv, kinds)
+        raise
     check_ranges(vars(args), OUR_RANGES)
     dataset = str(args.dataset or ("demo" if is_demo(args.model) else "gsm8k"))
     find_dataset(dataset)
@@ -170,57 +167,6 @@ def check_config(plan):
     if config.max_steps <= 0 and config.num_train_epochs <= 0:
         raise BadInput("no steps to train: give --max_steps or --num_train_epochs")
     check_can_continue(config)
-
-
-# ---- what will happen
-
-
-def is_inert(config):
-    """Whether every ratio is exactly 1, so that no trust region can act: TRL then skips the old log-probabilities."""
-    corrected = config.use_vllm and config.vllm_importance_sampling_correction
-    micro_steps = config.steps_per_generation * config.num_iterations
-    return config.gradient_accumulation_steps % micro_steps == 0 and not corrected
-
-
-def describe(config, weights, rows, processes):
-    """One line each on the trust region, the cycle, the precision and the device. weights: their dtype, a string."""
-    batch = config.per_device_train_batch_size * processes * config.gradient_accumulation_steps
-    dtype = "bf16 autocast" if config.bf16 else "fp16 autocast" if config.fp16 else "no autocast"
-    device = "cpu" if config.use_cpu else "cuda"
-    lines = [f"precision: {weights} weights, {dtype}", f"device: {device}, {processes} process{'es' * (processes > 1)}"]
-    epoch = steps_an_epoch(config, rows, processes)
-    if not hasattr(config, "trust_region_method"):
-        return [f"supervised: {min(rows, batch)} rows a step, {epoch} step{'s' * (epoch > 1)} an epoch", *lines]
-    cycle = cycle_steps(config)
-    completions = config.generation_batch_size
-    prompts = completions // config.num_generations
-    generations = cycle * config.gradient_accumulation_steps // (config.steps_per_generation * config.num_iterations)
-    acts = INERT if is_inert(config) else "can bind: a generation is used for more than one update"
-    left = micro_batches_an_epoch(config, rows, processes) % config.gradient_accumulation_steps
-    if left and planned_steps(config, rows, processes) > epoch:
-        taken = f"{left} of {config.gradient_accumulation_steps} micro-batches"
-        lines.append(f"the last step of an epoch has {taken}: saving and validation then wait for the end of a cycle")
-    return [
-        f"trust region: {config.trust_region_method} {acts}",
-        f"cycle: {cycle} step{'s' * (cycle > 1)} for {completions * generations} completions of "
-        f"{prompts * generations} prompts; an epoch is {epoch} steps and {rows // prompts * completions} completions",
-        *lines,
-    ]
-
-
-def check_plan(config, rows):
-    """Raises BadInput where the data and the schedule do not fit."""
-    cycle = cycle_steps(config)
-    for name, strategy in (("save_steps", config.save_strategy), ("eval_steps", config.eval_strategy)):
-        steps = getattr(config, name)
-        if strategy == "steps" and steps and steps % cycle:
-            raise BadInput(f"{name} {steps} is not a multiple of the generation cycle of {cycle} steps")
-    if config.save_strategy == "steps" and config.save_steps % config.logging_steps:
-        raise BadInput(f"save_steps {config.save_steps} is not a multiple of logging_steps {config.logging_steps:g}")
-    if hasattr(config, "num_generations") and rows * config.num_generations < config.generation_batch_size:
-        prompts = config.generation_batch_size // config.num_generations
-        what = f"{rows} training rows are fewer than the {prompts} prompts of one generation batch"
-        raise BadInput(f"{what}: lower --per_device_train_batch_size or --gradient_accumulation_steps")
 
 
 # ---- run
@@ -355,6 +301,11 @@ def train(trainer, watcher, checkpoint):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except OutOfMemoryError:
         start_again_with_fewer_rows(trainer.args, watcher)
+    except KeyboardInterrupt:
+        there = find_checkpoint(watcher.path)
+        goes_on = f"goes on from {there}" if there else "begins again: there is no checkpoint yet"
+        say(trainer.args, f"\ninterrupted at step {trainer.state.global_step}: the same command {goes_on}")
+        raise
     except (OSError, SafetensorError, RuntimeError) as error:
         full = any(word in str(error) for word in ("PytorchStreamWriter", "inline_container"))  # torch.save's words
         if isinstance(error, RuntimeError) and not full:

@@ -224,12 +224,13 @@ def describe_state(path):
     """One line on a run: where it stands, and whether a process is at it. Raises BadInput where there is no run."""
     record = read_record(path)
     if record is None:
-        raise BadInput(f"{path} holds no {RECORD_FILE}")
+        raise BadInput(f"{path} holds no {RECORD_FILE}" if path.exists() else f"{path} does not exist")
     outcome = record.outcome
     rows = read_log(path / LOG_FILE)
     status = outcome.status
     if status == "running" and not is_live(path):
-        status = "stopped, the same command continues it"
+        there = find_checkpoint(path)
+        status = f"stopped, the same command continues it from {there.name if there else 'its beginning'}"
         if outcome.failure:
             status = f"failed, {outcome.failure}"
     if outcome.collapsed_at is not None:

@@ -271,6 +271,14 @@ def check_names(command):
             raise BadInput(f"unknown option {shown}{suggest(key, names) or LIST_THEM}")
 
 
+def check_spelling(argv, kinds):
+    """Raise BadInput for a word that is nearly a flag of ours: what is said to be missing may be what it means."""
+    for word in argv:
+        name = word.split("=")[0].removeprefix("--").replace("-", "_")
+        if word.startswith("--") and name not in kinds and (meant := suggest(name, kinds)):
+            raise BadInput(f"unknown option {word}{meant}")
+
+
 def resolve_config(command):
     """A maths_finetuning.Command -> (GRPOConfig or SFTConfig, ModelConfig, {key: (value, origin)}).
 
@@ -352,6 +360,10 @@ def check_namespace(values, parser, kinds):
             values[name] = value[0]  # "all-linear" is no list of one
         if action.choices and value is not None and value not in action.choices:
             raise BadInput(f"{name} must be one of {', '.join(map(str, action.choices))}, got {show(value)}")
+    saved, validated = (str(values[name]) for name in ("save_strategy", "eval_strategy"))
+    if values["load_best_model_at_end"] and saved not in ("best", validated):
+        way_out = "give --load_best_model_at_end false"
+        raise BadInput(f"eval_strategy {validated}, save_strategy {saved}: the best model is not known: {way_out}")
     if values["report_to"] is None:
         values["report_to"] = "none"  # transformers would look for an integration called None
     check_ranges(values, RANGES)

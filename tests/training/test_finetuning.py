@@ -21,6 +21,7 @@ import maths_finetuning
 from common import runs
 from common.files import BadInput
 from common.record import read_record, write_record
+from training import schedule
 
 ROOT = Path(__file__).resolve().parents[2]
 # A part of the demo's rows, so that a run reads 300 and not 3000 before its first step.
@@ -214,8 +215,8 @@ def test_methods_without_published_values_take_pspos(model):
 def test_when_the_trust_region_is_inert_and_how_long_a_cycle_is(accumulation, per_generation, iterations, inert, cycle):
     flags = ["--gradient_accumulation_steps", accumulation, "--steps_per_generation", per_generation]
     config, _, _ = resolved("--model", "demo", "--trust_region_method", "pspo", *flags, "--num_iterations", iterations)
-    assert maths_finetuning.is_inert(config) == inert
-    assert maths_finetuning.cycle_steps(config) == cycle
+    assert schedule.is_inert(config) == inert
+    assert schedule.cycle_steps(config) == cycle
 
 
 PARTIAL = ["--gradient_accumulation_steps", "4", "--steps_per_generation", "6", "--num_iterations", "1"]
@@ -226,9 +227,9 @@ def test_the_steps_of_validation_matter_where_there_is_any():
     flags += ["--load_best_model_at_end", "False"]
     config, _, _ = resolved(*flags)
     with pytest.raises(BadInput, match="eval_steps 40 is not a multiple of the generation cycle of 3 steps"):
-        maths_finetuning.check_plan(config, 3000)
+        schedule.check_plan(config, 3000)
     config, _, _ = resolved(*flags, "--eval_strategy", "no")
-    maths_finetuning.check_plan(config, 3000)
+    schedule.check_plan(config, 3000)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +245,7 @@ def test_the_steps_of_an_epoch_are_those_that_are_trained(method, rows, flags, s
     argv += ["--load_best_model_at_end", "False", *flags]
     plan = maths_finetuning.resolve(maths_finetuning.parse(list(map(str, argv))))
     config = plan.config
-    line = " ".join(maths_finetuning.describe(config, "float32", rows, 1))
+    line = " ".join(schedule.describe(config, "float32", rows, 1))
     assert said in line
     path = ROOT / "demo" / "model"
     tokenizer = maths_finetuning.load_tokenizer([path])
@@ -484,6 +485,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(undisturbed, tmp_path):
 def test_a_signalled_run_ends_as_if_nothing_had_happened(undisturbed, tmp_path, number):
     _, _, begin = undisturbed
     assert begin(tmp_path, Stop("on_step_end", 5, SIGNAL, number)) == 75
+    assert not (tmp_path / "README.md").exists()  # TRL writes one at each checkpoint, which says nothing of the run
     steps = [int(p.name.split("-")[1]) for p in tmp_path.glob("demo/pspo/seed0/checkpoint-*")]
     assert max(steps) == 8  # the next end of a cycle of 4 steps
     assert_ends_as_if_undisturbed(tmp_path, undisturbed)
@@ -924,3 +926,18 @@ def test_real_rows_are_trained_on(run, real_cache, method):
     share = 0.8 if method == "sft" else 0.99  # SFT's rows hold their answers
     assert share * 7000 < kept["train"] <= 7000 and share * 473 < kept["validation"] <= 473
     assert [row["step"] for row in log_rows(path)] == [1, 2]
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_an_interruption_says_where_the_same_command_goes_on(tmp_path, capsys, monkeypatch, saved):
+    def interrupt(resume_from_checkpoint):
+        raise KeyboardInterrupt
+
+    there = tmp_path / "checkpoint-4" if saved else None
+    monkeypatch.setattr(maths_finetuning, "find_checkpoint", lambda path: there)
+    main_process = SimpleNamespace(distributed_state=SimpleNamespace(is_main_process=True))
+    trainer = SimpleNamespace(train=interrupt, args=main_process, state=SimpleNamespace(global_step=7))
+    with pytest.raises(KeyboardInterrupt):
+        maths_finetuning.train(trainer, SimpleNamespace(path=tmp_path), None)
+    goes_on = f"goes on from {there}" if saved else "begins again"
+    assert f"interrupted at step 7: the same command {goes_on}" in capsys.readouterr().out

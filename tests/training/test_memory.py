@@ -14,7 +14,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 import maths_finetuning
 from common.models import fp32_bytes, load_tokenizer
 from common.record import make_record, write_record
-from training import memory
+from training import memory, schedule
 from training.memory import (
     SHAPES,
     SHARE,
@@ -219,7 +219,7 @@ def test_a_run_is_split_as_the_memory_allows_and_its_record_says_so(fit, capsys)
     assert get_split(plan.config) == (128, 1, 1)
     assert [plan.values[name] for name in SPLIT] == [(128, "machine"), (1, "machine"), (1, "machine")]
     assert plan.config.generation_batch_size == 128
-    assert maths_finetuning.cycle_steps(plan.config) == 2
+    assert schedule.cycle_steps(plan.config) == 2
     assert capsys.readouterr().out == "micro-batches: 1 of 128 rows, as the memory allows\n"
     assert get_split(fit(0).config) == (1, 128, 128)
 

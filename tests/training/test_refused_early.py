@@ -20,6 +20,13 @@ REFUSED = [
     ([*PSPO, "--router_aux_loss_coef", "0.1"], "no experts"),
     ([*PSPO, "--sync_ref_model"], "no reference model"),
     ([*PSPO, "--dataloader_drop_last"], "never be validated on"),
+    ([*PSPO, "--eval_strategy", "no"], "eval_strategy no, save_strategy steps.*--load_best_model_at_end false"),
+    ([*PSPO, "--remove_unused_columns"], "remove_unused_columns: the reward reads columns"),
+    ([*PSPO, "--reward_weights", "1"], "reward_weights: 1 are given, one for each of"),
+    ([*PSPO, "--entropy_coef_min", "0.2", "--entropy_coef_max", "0.1"], "entropy_coef_min is more than"),
+    ([*PSPO, "--dataloader_persistent_workers"], "needs workers: give --dataloader_num_workers"),
+    ([*SFT, "--padding_free"], "padding_free does not look at max_length"),
+    ([*SFT, "--packing", "--max_length", "null"], "packing needs a --max_length"),
     ([*PSPO, "--torch_compile_mode", "abc"], "torch_compile_mode: must be one of"),
     ([*SFT, "--torch_compile_backend", "abc"], "torch_compile_backend: must be one of"),
     ([*PSPO, "--use_transformers_continuous_batching"], "logs validation as training"),
@@ -54,6 +61,13 @@ def test_what_cannot_train_is_refused_before_anything_is_written(argv, words, tm
     with pytest.raises(BadInput, match=words):
         maths_finetuning.main([*argv, "--output_root", str(tmp_path / "runs")])
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_misspelt_flag_is_named_before_the_one_that_is_missing():
+    with pytest.raises(BadInput, match="unknown option --modle; did you mean model"):
+        maths_finetuning.parse(["--modle", "demo", "--trust_region_method", "pspo"])
+    with pytest.raises(BadInput, match="required: --model"):
+        maths_finetuning.parse(["--trust_region_method", "pspo", "--epsilon", "0.1"])
 
 
 def test_what_only_a_card_can_do_is_not_refused_where_a_grid_is_looked_over():
