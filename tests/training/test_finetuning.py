@@ -278,10 +278,10 @@ def test_a_log_file_says_that_sft_tokenises_its_rows(is_terminal, monkeypatch, c
 # ---- real short runs
 
 
-SLOWER = [pytest.param(method, marks=pytest.mark.slow) for method in ("noclip", "sapo")]
+SLOWER = [pytest.param(method, marks=pytest.mark.slow) for method in ("clip", "noclip", "sapo")]
 
 
-@pytest.mark.parametrize("method", ["clip", "pspo", *SLOWER])
+@pytest.mark.parametrize("method", ["pspo", *SLOWER])
 def test_each_method_trains_on_the_demo(run, method):
     path = run(*SMALL, "--max_steps", "8", method=method, picture=True)
     rows = log_rows(path)
@@ -327,6 +327,7 @@ def assert_may_choose_the_best_model(path, method):
         resolved("--model", "demo", "--trust_region_method", method, "--metric_for_best_model", name)
 
 
+@pytest.mark.slow
 def test_sft_trains_on_the_demo_and_only_on_the_answer(run):
     flags = ["--max_steps", "8", "--eval_steps", "4", "--save_steps", "4", "--warmup_steps", "1"]
     path = run(*flags, "--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "4", method="sft")
