@@ -64,6 +64,9 @@ def _first_sentence(text, kind):
 
 def _answer_is(text, kind):
     """The sentence after the last "answer is", "Answer:", heading "Answer" or line that begins with "A:"; or None."""
+    line = text.rfind("\nA:")
+    if line >= 0 and SIMPLE_RE.fullmatch(text, line + 3):  # a completion of plain text often ends so; saves a search
+        return text[line + 3 :].strip()
     text = "\n" + text[-10 * ANSWER_CHARS :]
     *_, found = [None, *ANSWER_IS_RE.finditer(text)]
     if found is None:

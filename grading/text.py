@@ -48,8 +48,7 @@ CLEAN = [(re.compile(pattern), replacement) for pattern, replacement in CLEAN]
 
 def _fraction(found):
     r"""A repeating decimal as a fraction: 0.1(6) -> \frac{1}{6}."""
-    whole, fixed, block = found.groups()
-    whole = whole.replace(",", "")
+    whole, fixed, block = (digits.replace(",", "") for digits in found.groups())
     numerator = int(whole + fixed + block) - int(whole + fixed or "0")
     value = Fraction(numerator, 10 ** len(fixed) * (10 ** len(block) - 1))
     return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
