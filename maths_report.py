@@ -28,6 +28,7 @@ results.csv (methods), controls.csv (pspo against noclip at the rate its gradien
 curves.csv, ends.csv and groups.csv, which hold all that the figures show.
 """
 
+import argparse
 import re
 import sys
 import tempfile
@@ -260,6 +261,13 @@ def write_report(report, output, cache_dir):
     return notes
 
 
+def read_count(word):
+    """The number of --completions; argparse gives it the word that follows, a run perhaps."""
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"{word} is no number: name the runs first, then --completions 5")
+    return int(word)
+
+
 def parse_args():
     """The command line, over what a grid file declares; raises BadInput for a margin that is none."""
     parser = make_parser(__doc__)
@@ -270,7 +278,7 @@ def parse_args():
     parser.add_argument("--datasets", nargs="+", metavar="NAME", help="default: all that were evaluated")
     parser.add_argument("--cache_dir", help="where the questions are (default: $GRPSPO_CACHE, else ./cached_files)")
     completions = "only show the last N completions that were written while each run trained (default: 8)"
-    parser.add_argument("--completions", nargs="?", type=int, const=8, metavar="N", help=completions)
+    parser.add_argument("--completions", nargs="?", type=read_count, const=8, metavar="N", help=completions)
     args = parser.parse_args()
     if is_grid(args.runs):
         parser.set_defaults(**load_grid(args.runs[0])["report"])

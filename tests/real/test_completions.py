@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import maths_report
 from common.completions import CompletionRow, append_rows, read_completions, rewind_completions, show_completions
 from common.files import BadInput
 from maths_rewards import REWARDS
@@ -71,3 +72,9 @@ def test_what_is_shown_and_what_is_damaged(tmp_path):
         file.write('{"step": 5}\n')
     with pytest.raises(BadInput, match="line 3 is damaged"):
         read_completions(tmp_path)
+
+
+def test_a_run_in_the_place_of_a_number_is_named(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["maths_report.py", "--completions", "runs/demo"])
+    with pytest.raises(BadInput, match="runs/demo is no number: name the runs first"):
+        maths_report.parse_args()
