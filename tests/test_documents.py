@@ -1,6 +1,7 @@
 """The documents: their size, their links, the commands and numbers in them that the code can contradict."""
 
 import csv
+import json
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from training.hyperparameters import GRPO, PRESETS, SFT
+from training.memory import SHAPES, count_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(p for folder in (".", "*") for p in ROOT.glob(f"{folder}/*.md") if not p.parent.name.startswith("."))
@@ -78,6 +80,31 @@ def test_the_shared_values_are_those_that_are_used():
         f"SFT: {SFT['num_train_epochs']} epochs",
     ):
         assert said in text, said
+
+
+# ---- hours on a card
+
+
+def test_a_cell_that_was_not_measured_is_derived_from_the_step_that_was():
+    """Forward and backward go with the weights, generation with the layers at least and with the weights at most."""
+    rows = json.loads((ROOT / "benchmarks/results/gpu.json").read_text())["parts"]["step"]["rows"]
+    figures = {row["name"]: row for row in rows}
+    measured = figures["training step, Qwen2.5-0.5B, micro-batches of 64"]
+    step = measured["figure"]
+    share = {part: int(found) / 100 for part, found in re.findall(r"(\w+) (\d+) %", measured["note"])}
+    steps = figures["the paper's grid, Qwen2.5-0.5B, 64"]["figure"] * 3600 / 25 / step
+    text = (ROOT / "slurm/README.md").read_text()
+    assert f"the grid's {steps:,.0f} steps" in text
+    small = SHAPES["Qwen2.5-0.5B"]
+    for model in ("Qwen2.5-1.5B", "Qwen2.5-3B"):
+        weights = count_parameters(SHAPES[model]) / count_parameters(small)
+        layers = SHAPES[model].layers / small.layers
+        rest = 1 - share["forward"] - share["backward"] - share["generation"]
+        least = step * ((share["forward"] + share["backward"]) * weights + share["generation"] * layers + rest)
+        most = step * ((1 - rest) * weights + rest)
+        columns = [(1, ".1f", "s"), (steps / 60, ".0f", "min"), (25 * steps / 3600, ".0f", "h")]
+        spans = [f"{least * scale:{digits}} to {most * scale:{digits}} {unit}" for scale, digits, unit in columns]
+        assert f"| {model} | {' | '.join(spans)} | derived" in text, spans
 
 
 # ---- the study
