@@ -381,7 +381,8 @@ def answer_all(evaluation, answer, decode, tasks):
     """Generate, grade and store the missing rows of every task, and say how far it is."""
     total = sum(len(samples) for task in tasks for samples in task.missing.values())
     description = f"{evaluation.settings.batch_size} rows at a time"
-    note_begin(label_run(evaluation.out), f"{total} completions of {', '.join(evaluation.problems)} begin")
+    names = ", ".join(dict.fromkeys(task.name for task in tasks))
+    note_begin(label_run(evaluation.out), f"{total} completions of {names} begin")
     with open_bar(total, "completion", description) as bar:
         for task in tasks:
             bar.set_postfix_str(f"{task.name} at {task.temperature:g}")

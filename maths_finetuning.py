@@ -35,7 +35,7 @@ from common.models import check_weights, find_model, get_eos_token_ids, is_demo,
 from common.progress import label_run, note_begin
 from common.prompts import Template
 from common.record import make_record, read_record, validation_at, write_record
-from common.runs import EXIT_SAVED, LOG_FILE, find_checkpoint, open_run, read_log, step_of
+from common.runs import EXIT_SAVED, LOG_FILE, describe_continuation, open_run, read_log, step_of
 from common.values import add_switch, at_least, check_ranges, kinds_of_parser, read_values, to_words
 from maths_rewards import REWARDS
 from training.checks import check_adapter, check_device, check_model_takes, check_together, describe_unread
@@ -302,9 +302,8 @@ def train(trainer, watcher, checkpoint):
     except OutOfMemoryError:
         start_again_with_fewer_rows(trainer.args, watcher)
     except KeyboardInterrupt:
-        there = find_checkpoint(watcher.path)
-        goes_on = f"goes on from {there}" if there else "begins again: there is no checkpoint yet"
-        say(trainer.args, f"\ninterrupted at step {trainer.state.global_step}: the same command {goes_on}")
+        step = trainer.state.global_step
+        say(trainer.args, f"\ninterrupted at step {step}: {describe_continuation(watcher.path)}")
         raise
     except (OSError, SafetensorError, RuntimeError) as error:
         full = any(word in str(error) for word in ("PytorchStreamWriter", "inline_container"))  # torch.save's words

@@ -260,8 +260,8 @@ def columns_of(path):
 def find_dataset_files(directory, names):
     """{data set: {split: [files]}} below a directory; the files of a data set are in one folder and have its columns.
 
-    Where several data sets have the same columns, a folder holds the one with the most splits, MATH-500 has no train,
-    or one of those asked for by `names`.
+    Of several data sets with the same columns a folder holds the one with the most splits (MATH-500 has no train), and
+    of those with the same splits, too, the one that `names` asks for.
     """
     if not directory.is_dir():
         raise BadInput(f"--from_files: {directory} is not a directory")
@@ -270,8 +270,9 @@ def find_dataset_files(directory, names):
     for path in sorted(p for p in directory.rglob("*") if p.suffix in (".jsonl", ".parquet")):
         if "socratic" not in str(path.relative_to(directory)).lower():  # GSM8K's, with other answers
             groups.setdefault((path.parent, columns_of(path)), []).append(path)
+    by_rank = sorted(ON_THE_HUB, key=lambda name: (len(DATASETS[name].splits), name in names), reverse=True)
     for (_, columns), paths in groups.items():
-        for name in sorted(ON_THE_HUB, key=lambda name: (len(DATASETS[name].splits), name in names), reverse=True):
+        for name in by_rank:
             splits = DATASETS[name].splits
             files = group_by_split(paths, splits, default=next(iter(splits)))
             if columns == set(DATASETS[name].columns.split()) and all(files.values()):
@@ -285,7 +286,9 @@ def build_from_files(cache_dir, directory, names):
     found = find_dataset_files(directory, names)
     if missing := [name for name in names if name not in found]:
         data = DATASETS[missing[0]]
-        wanted = f"{', '.join(data.splits)} as .jsonl or .parquet, with the columns {', '.join(data.columns.split())}"
+        splits = ", ".join(data.splits)
+        columns = ", ".join(data.columns.split())
+        wanted = f"{splits} as .jsonl or .parquet, with the columns {columns}"
         raise BadInput(f"{directory} has no folder with each split of {missing[0]}: {wanted}")
     if not found:
         raise BadInput(f"{directory} has no file of {', '.join(ON_THE_HUB)}")

@@ -22,14 +22,14 @@ FORMAT = 2  # of run.json and settings.json; what has none was written before th
 # ---- what decides
 
 
-def rule(compared, mixed):
+def rule(compared, mixed, **given):
     """What a difference in this field means for two evaluations.
 
     compared: "unfair" if they cannot be compared, "noted" if the difference is said beside the comparison, "ignored" if
     it is what is compared. mixed: "never" if rows made with both may not lie in one directory, "accepted" if they may
-    with --accept_changes.
+    with --accept_changes. given: a default, as dataclasses.field takes it.
     """
-    return field(metadata={"compared": compared, "mixed": mixed})
+    return field(metadata={"compared": compared, "mixed": mixed}, **given)
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Basis:
     versions: dict = rule("noted", "accepted")
     patches: dict = field(default_factory=dict)  # {patch file: SHA-256}, for what trains with them
     # SAMPLER_VERSION, for what draws with our sampler; None also where it was not recorded
-    sampler: int | None = field(default=None, metadata={"compared": "noted", "mixed": "accepted"})
+    sampler: int | None = rule("noted", "accepted", default=None)
 
 
 def make_basis(model_dirs, data, packages, device=None, prompt=None):

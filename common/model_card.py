@@ -8,7 +8,7 @@ Optimisation (arXiv 2509.21282).
     write_model_card(run_dir, record)       # datasets, settings: of the evaluation, where there is one
 """
 
-import itertools
+import argparse
 import shlex
 
 from common.files import write_text
@@ -109,9 +109,11 @@ def list_commands(run_dir, record):
     versions = ", ".join(f"{name} {number}" for name, number in record.basis.versions.items())
     commit = f"Commit {record.origin.git_commit}; " if record.origin.git_commit else ""
     evaluate = ["maths_evaluations.py", "--model_path", str(run_dir)]
-    for word, value in itertools.pairwise(record.origin.command):
-        if word == "--cache_dir":
-            evaluate += [word, value]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--cache_dir")
+    cache_dir = parser.parse_known_args(record.origin.command)[0].cache_dir
+    if cache_dir is not None:
+        evaluate += ["--cache_dir", cache_dir]
     return (
         f"```bash\npython {shlex.join(record.origin.command)}\npython {shlex.join(evaluate)}\n```\n\n"
         f"{commit}{versions}; {record.basis.device.kind}, {record.basis.device.number_type}."

@@ -49,10 +49,8 @@ def find_model(name_or_path, cache_dir):
     if name_or_path in MODELS or re.fullmatch(r"[\w.-]+/[\w.-]+", name_or_path):
         command = fetch_command("--models", name_or_path, cache_dir)
         raise BadInput(f"model {name_or_path} is not in {cache_dir}; where there is internet, run: {command}")
-    if path.parent.name:
-        raise BadInput(f"{path} does not exist")
     known = ", ".join(["demo", *MODELS])
-    raise BadInput(f"unknown model {name_or_path}: neither a directory nor one of {known}, nor ORGANISATION/NAME")
+    raise BadInput(f"there is no model or directory {name_or_path}: models are {known}, and ORGANISATION/NAME")
 
 
 def is_demo(name_or_path):

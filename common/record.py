@@ -170,7 +170,7 @@ class RunRecord:
         self.outcome.failure = None
 
 
-def make_record(command, values, processes, model_path, data, rewards=()):
+def make_record(command, values, processes, model_path, data, rewards):
     """The RunRecord of a run that begins: what is run, on what, with which code.
 
     command: maths_finetuning.parse's answer. values: {field: (value, layer)} of its Plan. processes: how many.

@@ -157,6 +157,14 @@ def find_checkpoint(path):
     return None
 
 
+def describe_continuation(path):
+    """'the same command goes on from checkpoint-40', or that it begins again."""
+    checkpoint = find_checkpoint(path)
+    if checkpoint is None:
+        return "the same command begins again: there is no checkpoint"
+    return f"the same command goes on from {checkpoint.name}"
+
+
 def list_checkpoints(path):
     """The checkpoints of a run, the newest first."""
     return sorted(path.glob("checkpoint-*"), key=step_of, reverse=True)
@@ -224,13 +232,13 @@ def describe_state(path):
     """One line on a run: where it stands, and whether a process is at it. Raises BadInput where there is no run."""
     record = read_record(path)
     if record is None:
-        raise BadInput(f"{path} holds no {RECORD_FILE}" if path.exists() else f"{path} does not exist")
+        state = f"holds no {RECORD_FILE}" if path.exists() else "does not exist"
+        raise BadInput(f"{path} {state}")
     outcome = record.outcome
     rows = read_log(path / LOG_FILE)
     status = outcome.status
     if status == "running" and not is_live(path):
-        there = find_checkpoint(path)
-        status = f"stopped, the same command continues it from {there.name if there else 'its beginning'}"
+        status = f"stopped, {describe_continuation(path)}"
         if outcome.failure:
             status = f"failed, {outcome.failure}"
     if outcome.collapsed_at is not None:

@@ -29,9 +29,9 @@ class Settings:
     batch_size: int = rule("noted", "accepted")
     basis: Basis
     # what the chat template is given; a directory of an earlier version has none
-    chat_template_kwargs: dict = field(default_factory=dict, metadata={"compared": "unfair", "mixed": "never"})
-    apply_chat_template: bool = field(default=True, metadata={"compared": "unfair", "mixed": "never"})
-    num_fewshot: int = field(default=0, metadata={"compared": "unfair", "mixed": "never"})  # they stand in basis.prompt
+    chat_template_kwargs: dict = rule("unfair", "never", default_factory=dict)
+    apply_chat_template: bool = rule("unfair", "never", default=True)
+    num_fewshot: int = rule("unfair", "never", default=0)  # they stand in basis.prompt
     complete: dict = field(default_factory=dict)  # {data set: {temperature: how many problems, from the first}}
     changes: list = field(default_factory=list)  # what a user accepted when results were added, see as_stored
 

@@ -271,12 +271,14 @@ def check_names(command):
             raise BadInput(f"unknown option {shown}{suggest(key, names) or LIST_THEM}")
 
 
-def check_spelling(argv, kinds):
-    """Raise BadInput for a word that is nearly a flag of ours: what is said to be missing may be what it means."""
-    for word in argv:
-        name = word.split("=")[0].removeprefix("--").replace("-", "_")
-        if word.startswith("--") and name not in kinds and (meant := suggest(name, kinds)):
-            raise BadInput(f"unknown option {word}{meant}")
+def check_spelling(argv, ours):
+    """Raise BadInput for a flag that no option has and that is nearly one of `ours`, the missing one perhaps."""
+    known = {*ours, *read_field_kinds("sft"), *read_field_kinds("pspo")}
+    for flag in (word.split("=")[0] for word in argv if word.startswith("--")):
+        name = flag.removeprefix("--").replace("-", "_")
+        meant = suggest(name, ours)
+        if name not in known and meant:
+            raise BadInput(f"unknown option {flag}{meant}")
 
 
 def resolve_config(command):

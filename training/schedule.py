@@ -1,4 +1,6 @@
-"""How long a run is, how many checkpoints it keeps, whether its trust region can act: by configuration and rows.
+"""How long a run is, how many checkpoints it keeps, whether its trust region can act.
+
+All of it follows from the configuration and the number of rows.
 
 Used by maths_finetuning.py and maths_grid.py (Probability Smoothing Policy Optimisation, arXiv 2509.21282).
 """
@@ -9,7 +11,7 @@ from common.files import BadInput
 
 INERT = (
     "is inert: every ratio is 1 (one update per generation), so all methods have the same gradient up to a factor; "
-    "--num_iterations 2 makes it act"
+    "a larger --num_iterations lets them differ"
 )
 
 
@@ -107,4 +109,4 @@ def check_plan(config, rows):
     if hasattr(config, "num_generations") and rows * config.num_generations < config.generation_batch_size:
         prompts = config.generation_batch_size // config.num_generations
         what = f"{rows} training rows are fewer than the {prompts} prompts of one generation batch"
-        raise BadInput(f"{what}: lower --per_device_train_batch_size or --gradient_accumulation_steps")
+        raise BadInput(f"{what}: lower --per_device_train_batch_size or --steps_per_generation")

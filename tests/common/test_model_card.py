@@ -43,9 +43,10 @@ def test_the_control_of_each_kind_of_method(method, said, tmp_path):
     assert said in read_card(tmp_path)
 
 
-def test_the_evaluations_command_reads_the_cache_that_the_run_was_trained_from(tmp_path):
+@pytest.mark.parametrize("said", [["--cache_dir", "my cache"], ["--cache_dir=my cache"]])
+def test_the_evaluations_command_reads_the_cache_that_the_run_was_trained_from(said, tmp_path):
     record = run_record("pspo")
-    record.origin.command = ["maths_finetuning.py", "--model", "demo", "--cache_dir", "my cache", "--seed", "0"]
+    record.origin.command = ["maths_finetuning.py", "--model", "demo", *said, "--seed", "0"]
     write_model_card(tmp_path, record)
     assert f"maths_evaluations.py --model_path {tmp_path} --cache_dir 'my cache'\n" in read_card(tmp_path)
 

@@ -921,6 +921,21 @@ def test_a_queued_grid_whose_file_was_deleted_is_a_note_when_looking_and_a_line_
         maths_grid.read_queue(must=True)
 
 
+def test_the_lines_are_printed_where_the_queue_cannot_be_asked(monkeypatch, capsys):
+    def refuse():
+        raise BadInput("squeue: no cluster here")
+
+    write_grid()
+    monkeypatch.setattr(queue, "list_jobs", refuse)
+    monkeypatch.setattr("sys.argv", ["maths_grid.py", "grid.yaml", "--submit", "--dry_run"])
+    assert maths_grid.main() == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("sbatch ") and "not known: squeue: no cluster here" in printed.err
+    monkeypatch.setattr("sys.argv", ["maths_grid.py", "grid.yaml", "--submit"])
+    with pytest.raises(BadInput, match="no cluster here"):
+        maths_grid.main()
+
+
 def test_another_cluster_edits_env_sh_alone(monkeypatch):
     for name in [name for name in os.environ if name.startswith("GRID_")]:
         monkeypatch.delenv(name)

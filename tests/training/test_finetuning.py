@@ -486,7 +486,8 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(undisturbed, tmp_path):
 def test_a_signalled_run_ends_as_if_nothing_had_happened(undisturbed, tmp_path, number):
     _, _, begin = undisturbed
     assert begin(tmp_path, Stop("on_step_end", 5, SIGNAL, number)) == 75
-    assert not (tmp_path / "README.md").exists()  # TRL writes one at each checkpoint, which says nothing of the run
+    card = tmp_path / "demo/pspo/seed0/README.md"
+    assert not card.exists()  # TRL writes one at each checkpoint, which says nothing of the run
     steps = [int(p.name.split("-")[1]) for p in tmp_path.glob("demo/pspo/seed0/checkpoint-*")]
     assert max(steps) == 8  # the next end of a cycle of 4 steps
     assert_ends_as_if_undisturbed(tmp_path, undisturbed)
@@ -935,10 +936,10 @@ def test_an_interruption_says_where_the_same_command_goes_on(tmp_path, capsys, m
         raise KeyboardInterrupt
 
     there = tmp_path / "checkpoint-4" if saved else None
-    monkeypatch.setattr(maths_finetuning, "find_checkpoint", lambda path: there)
+    monkeypatch.setattr(runs, "find_checkpoint", lambda path: there)
     main_process = SimpleNamespace(distributed_state=SimpleNamespace(is_main_process=True))
     trainer = SimpleNamespace(train=interrupt, args=main_process, state=SimpleNamespace(global_step=7))
     with pytest.raises(KeyboardInterrupt):
         maths_finetuning.train(trainer, SimpleNamespace(path=tmp_path), None)
-    goes_on = f"goes on from {there}" if saved else "begins again"
+    goes_on = "goes on from checkpoint-4" if saved else "begins again"
     assert f"interrupted at step 7: the same command {goes_on}" in capsys.readouterr().out

@@ -14,6 +14,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 import maths_finetuning
 from common.models import fp32_bytes, load_tokenizer
 from common.record import make_record, write_record
+from maths_rewards import REWARDS
 from training import memory, schedule
 from training.memory import (
     SHAPES,
@@ -239,7 +240,7 @@ def test_the_update_of_m2po_stays_one_micro_batch_however_little_memory_there_is
 def test_a_continued_run_keeps_its_split(fit):
     path = Path(fit(1e12).config.output_dir)
     plan = fit(1e12)
-    record = make_record(plan.command, plan.values, 1, DEMO, {})
+    record = make_record(plan.command, plan.values, 1, DEMO, {}, REWARDS)
     record.computed.update(zip(SPLIT, (32, 4, 4), strict=True))
     path.mkdir(parents=True)
     write_record(path, record)
@@ -249,7 +250,7 @@ def test_a_continued_run_keeps_its_split(fit):
 
 def test_out_of_memory_goes_on_with_half_the_rows(fit, monkeypatch, capsys):
     plan = fit(1e12)
-    record = make_record(plan.command, plan.values, 1, DEMO, {})
+    record = make_record(plan.command, plan.values, 1, DEMO, {}, REWARDS)
     started, written = [], []
     watcher = SimpleNamespace(record=record, path="runs/x", write_record=written.append)
     monkeypatch.setattr(os, "execv", lambda *argv: started.append(argv))
@@ -262,6 +263,6 @@ def test_out_of_memory_goes_on_with_half_the_rows(fit, monkeypatch, capsys):
 
 def test_out_of_memory_with_rows_that_somebody_said_stops_with_the_way_out(fit):
     plan = fit(1e12, "--per_device_train_batch_size=64", "--gradient_accumulation_steps=2")
-    watcher = SimpleNamespace(record=make_record(plan.command, plan.values, 1, DEMO, {}), path="runs/x")
+    watcher = SimpleNamespace(record=make_record(plan.command, plan.values, 1, DEMO, {}, REWARDS), path="runs/x")
     with pytest.raises(SystemExit, match="--per_device_train_batch_size 32 --gradient_accumulation_steps 4"):
         maths_finetuning.start_again_with_fewer_rows(plan.config, watcher)
