@@ -651,6 +651,7 @@ def test_pspo_gradient_is_noclips_times_one_minus_alpha(alpha):
     np.testing.assert_allclose(pspo, (1 - alpha) * noclip, rtol=1e-14)
 
 
+@pytest.mark.slow
 def test_the_figure_is_drawn_from_the_trainers_loss(root, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(root / "benchmarks")
     trust_regions = importlib.import_module("trust_regions")

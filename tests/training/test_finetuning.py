@@ -466,10 +466,11 @@ def assert_ends_as_if_undisturbed(folder, undisturbed):
     assert log_rows(folder / "demo/pspo/seed0") == expected_log
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_if_nothing_had_happened(undisturbed, tmp_path):
     """Killed at up to 6 steps of its own, also while it saves; what has come to its end begins anew."""
     _, _, begin = undisturbed
-    kills = 5 if os.environ.get("GRPSPO_SLOW_TESTS") else 2
+    kills = 5
     rng = random.Random(2)
     while kills:
         what, most = rng.choice([("on_step_begin", 6), ("on_step_end", 6), ("on_log", 6), ("on_save", 2)])
